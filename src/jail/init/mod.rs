@@ -1,0 +1,333 @@
+//! init: PID 1 of a workspace. It starts commands, reaps, writes journals, and opens files for the daemon.
+//!
+//! One thread, one event loop, no allocation that grows with what commands print. It obeys one socket; when the last
+//! holder of the other end is gone it exits, and the kernel ends everything inside with it.
+
+mod files;
+mod process;
+mod spawn;
+mod stdin;
+mod tree;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use self::process::Process;
+use super::link::{Error, Link};
+use super::wire::{Failure, FromInit, Order, Outcome, ToInit};
+use crate::id::Id;
+use crate::journal::{Cause, ExitStatus, Outcome as Ended};
+use crate::sys::process::exit_now;
+
+/// Most file helpers at once.
+const HELPERS: usize = 64;
+
+/// What init needs to know beside its orders.
+#[derive(Debug)]
+pub struct Context {
+    /// The kernel's counter of processes ended for want of memory.
+    pub counter: Option<File>,
+    /// Whether commands run under init's own uid.
+    pub rootless: bool,
+}
+
+/// What an epoll event is about.
+#[derive(Clone, Debug)]
+enum Source {
+    Link,
+    Children,
+    Output(Id, crate::journal::Stream),
+    Input(Id),
+    Exec(Id),
+}
+
+struct Init {
+    link: Link,
+    context: Context,
+    epoll: Epoll,
+    children: SignalFd,
+    sources: HashMap<u64, Source>,
+    next_source: u64,
+    processes: BTreeMap<Id, Process>,
+    helpers: Vec<Pid>,
+    outbox: VecDeque<FromInit>,
+    blocked: bool,
+    stop: Option<Instant>,
+}
+
+/// The event loop. Ends with the process.
+pub fn run(link: Link, context: Context) -> ! {
+    let code = match Init::new(link, context) {
+        Ok(mut init) => init.serve(),
+        Err(_errno) => 1,
+    };
+    exit_now(code)
+}
+
+impl Init {
+    fn new(link: Link, context: Context) -> nix::Result<Self> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block()?;
+        let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let mut init = Self {
+            link,
+            context,
+            epoll,
+            children,
+            sources: HashMap::new(),
+            next_source: 0,
+            processes: BTreeMap::new(),
+            helpers: Vec::new(),
+            outbox: VecDeque::new(),
+            blocked: false,
+            stop: None,
+        };
+        let events = EpollEvent::new(EpollFlags::EPOLLIN, init.token(Source::Link));
+        init.epoll.add(init.link.socket(), events)?;
+        let events = EpollEvent::new(EpollFlags::EPOLLIN, init.token(Source::Children));
+        init.epoll.add(&init.children, events)?;
+        Ok(init)
+    }
+
+    fn token(&mut self, source: Source) -> u64 {
+        self.next_source += 1;
+        self.sources.insert(self.next_source, source);
+        self.next_source
+    }
+
+    fn watch(&mut self, descriptor: BorrowedFd<'_>, flags: EpollFlags, source: Source) -> nix::Result<()> {
+        let token = self.token(source);
+        self.epoll.add(descriptor, EpollEvent::new(flags, token))
+    }
+
+    /// Stops watching; the descriptor is closed by the caller, which also takes it out of the epoll set.
+    fn forget(&mut self, what: impl Fn(&Source) -> bool) {
+        self.sources.retain(|_, source| !what(source));
+    }
+
+    fn serve(&mut self) -> i32 {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(_errno) => return 1,
+            };
+            for event in &events[..count] {
+                let Some(source) = self.sources.get(&event.data()).cloned() else { continue };
+                match source {
+                    Source::Link => {
+                        if self.orders().is_err() {
+                            return 0;
+                        }
+                        self.flush();
+                    }
+                    Source::Children => self.reap(),
+                    Source::Output(id, stream) => self.output(&id, stream),
+                    Source::Input(id) => self.feed(&id),
+                    Source::Exec(id) => self.executed(&id),
+                }
+            }
+            self.deadlines();
+            self.flush();
+            if self.stop.is_some() && self.processes.is_empty() && nothing_left() {
+                return 0;
+            }
+        }
+    }
+
+    /// Time to the nearest deadline.
+    fn timeout(&self) -> EpollTimeout {
+        let nearest = self.processes.values().filter_map(Process::deadline).chain(self.stop).min();
+        let Some(at) = nearest else { return EpollTimeout::NONE };
+        let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        EpollTimeout::try_from(left.min(Duration::from_secs(3600))).unwrap_or(EpollTimeout::NONE)
+    }
+
+    fn orders(&mut self) -> Result<(), Error> {
+        loop {
+            match self.link.try_receive::<ToInit>() {
+                Ok((message, descriptors)) => self.order(message, descriptors),
+                Err(Error::Full) => return Ok(()),
+                // One bad message does not end a workspace.
+                Err(Error::Malformed | Error::TooLarge(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn order(&mut self, message: ToInit, descriptors: Vec<OwnedFd>) {
+        let id = message.id;
+        let result = match message.order {
+            Order::Start(order) => match self.start(id, *order, descriptors) {
+                // The answer follows when the program runs, or could not be run.
+                Ok(()) => return,
+                Err(failure) => Err(failure),
+            },
+            Order::Signal { process, signal, reach } => self.signal(&process, signal, reach),
+            Order::Stdin { process, offset, data, end } => {
+                match self.stdin(id, &process, stdin::Chunk { offset, data, end }) {
+                    Ok(Some(taken)) => Ok(Outcome::Taken(taken)),
+                    Ok(None) => return,
+                    Err(failure) => Err(failure),
+                }
+            }
+            Order::Resize { process, rows, columns } => self.resize(&process, rows, columns),
+            Order::List => Ok(Outcome::Running(self.processes.keys().cloned().collect())),
+            Order::Stop { grace } => self.begin_stop(grace),
+            Order::File(order) => match self.help(id, order, descriptors) {
+                Ok(()) => return,
+                Err(failure) => Err(failure),
+            },
+        };
+        self.answer(id, result);
+    }
+
+    fn answer(&mut self, id: u64, result: Result<Outcome, Failure>) {
+        if id != 0 {
+            self.say(FromInit::Answer { id, result });
+        }
+    }
+
+    fn say(&mut self, message: FromInit) {
+        self.outbox.push_back(message);
+    }
+
+    /// Sends what the daemon takes; the rest waits until it reads again, or until its successor does.
+    fn flush(&mut self) {
+        while let Some(message) = self.outbox.front() {
+            match self.link.try_send(message, &[]) {
+                Ok(()) => drop(self.outbox.pop_front()),
+                Err(_full) => return self.await_room(true),
+            }
+        }
+        let grown: Vec<Id> = self.processes.values_mut().filter_map(Process::take_grown).collect();
+        for (at, process) in grown.iter().enumerate() {
+            if self.link.try_send(&FromInit::Advanced { process: process.clone() }, &[]).is_err() {
+                for late in &grown[at..] {
+                    if let Some(process) = self.processes.get_mut(late) {
+                        process.mark_grown();
+                    }
+                }
+                return self.await_room(true);
+            }
+        }
+        self.await_room(false);
+    }
+
+    /// Asks to be told when the link can be written, or no longer.
+    fn await_room(&mut self, wanted: bool) {
+        if self.blocked == wanted {
+            return;
+        }
+        let Some(token) =
+            self.sources.iter().find(|(_, s)| matches!(s, Source::Link)).map(|(token, _)| *token)
+        else {
+            return;
+        };
+        let flags = if wanted { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+        if self.epoll.modify(self.link.socket(), &mut EpollEvent::new(flags, token)).is_ok() {
+            self.blocked = wanted;
+        }
+    }
+
+    /// Collects every child that has ended: commands, helpers, and orphans that were handed to us.
+    fn reap(&mut self) {
+        while let Ok(Some(_signal)) = self.children.read_signal() {}
+        loop {
+            let (pid, ended) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Ended::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ended::Signal(signal as i32)),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => continue,
+            };
+            self.helpers.retain(|helper| *helper != pid);
+            let found = self.processes.values().find(|process| process.pid() == Some(pid));
+            if let Some(id) = found.map(|process| process.id().clone()) {
+                self.ended(&id, ended);
+            }
+        }
+    }
+
+    fn ended(&mut self, id: &Id, outcome: Ended) {
+        // A program that could not be run has said so before its process ended.
+        self.executed(id);
+        let starved = self.starved();
+        let Some(process) = self.processes.get_mut(id) else { return };
+        process.drain();
+        let killed = outcome == Ended::Signal(libc::SIGKILL);
+        let natural = match outcome {
+            Ended::Signal(_) => Cause::Signaled,
+            _ => Cause::Exited,
+        };
+        let cause = match process.cause(outcome) {
+            Some(cause) => cause,
+            None if killed && starved > process.starved_before() => Cause::OutOfMemory,
+            None => natural,
+        };
+        let status = ExitStatus { outcome, cause };
+        process.exit(status);
+        let failed_start = process.failed_start();
+        if !failed_start {
+            self.say(FromInit::Exited { process: id.clone(), status });
+        }
+        self.close_if_done(id);
+    }
+
+    /// Processes that the kernel has ended so far because the workspace's memory was used up.
+    fn starved(&self) -> u64 {
+        let mut text = [0_u8; 512];
+        let read = self.context.counter.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
+        let text = String::from_utf8_lossy(&text[..read.unwrap_or(0)]);
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+        count.unwrap_or(0)
+    }
+
+    /// TERM for everybody now, KILL for whoever is left at the end of the grace.
+    fn begin_stop(&mut self, grace: u64) -> Result<Outcome, Failure> {
+        for process in self.processes.values_mut() {
+            process.blame(Cause::WorkspaceStopped);
+        }
+        everybody(Signal::SIGTERM);
+        everybody(Signal::SIGCONT);
+        self.stop = Some(Instant::now() + Duration::from_millis(grace));
+        Ok(Outcome::Done)
+    }
+
+    fn deadlines(&mut self) {
+        let now = Instant::now();
+        if self.stop.is_some_and(|at| at <= now) {
+            everybody(Signal::SIGKILL);
+            self.stop = Some(now + Duration::from_millis(50));
+        }
+        for process in self.processes.values_mut() {
+            process.enforce(now);
+        }
+    }
+}
+
+/// Everything in this pid namespace but us (kill(2) with -1); nobody there is no failure.
+fn everybody(signal: Signal) {
+    if let Err(errno) = kill(Pid::from_raw(-1), signal)
+        && errno != Errno::ESRCH
+    {
+        tracing::debug!(%errno, "signal to everybody");
+    }
+}
+
+/// Whether no child is left, not even one that was handed to us.
+fn nothing_left() -> bool {
+    waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD)
+}

@@ -1,0 +1,324 @@
+//! One command: its descriptors, its journal, its deadlines, its end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, read};
+
+use super::super::wire::{Failure, Outcome, Reach};
+use super::stdin::Stdin;
+use super::{Init, Source, tree};
+use crate::id::Id;
+use crate::journal::{Cause, ExitStatus, Kind, Outcome as Ended, Stream, Writer};
+use crate::sys::terminal;
+
+/// Bytes read from a pipe at a time; the capacity of a pipe.
+const CHUNK: usize = 64 * 1024;
+/// Chunks read from one command before others get a turn.
+const TURNS: usize = 8;
+
+/// A command that runs, or has ended while something still holds its outputs.
+pub(super) struct Process {
+    id: Id,
+    pid: Pid,
+    running: bool,
+    journal: Writer,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) stdin: Option<Stdin>,
+    /// The other side of its terminal, if it has one.
+    pub(super) terminal: Option<OwnedFd>,
+    /// Where the child tells that it could not run the program, and the order that waits to hear.
+    exec: Option<(OwnedFd, u64)>,
+    failed: bool,
+    limits: TimeLimits,
+    starved_before: u64,
+    blame: Option<Cause>,
+    signaled: Option<i32>,
+    grown: bool,
+}
+
+/// Deadlines of a command.
+pub(super) struct TimeLimits {
+    /// When TERM is due.
+    pub(super) term: Option<Instant>,
+    /// When KILL is due.
+    pub(super) kill: Option<Instant>,
+    /// Time between the two.
+    pub(super) grace: Duration,
+}
+
+/// What a new process begins with.
+pub(super) struct Begun {
+    pub(super) id: Id,
+    pub(super) pid: Pid,
+    pub(super) journal: Writer,
+    pub(super) exec: (OwnedFd, u64),
+    pub(super) limits: TimeLimits,
+    pub(super) starved_before: u64,
+}
+
+impl Process {
+    pub(super) fn new(begun: Begun) -> Self {
+        Self {
+            id: begun.id,
+            pid: begun.pid,
+            running: true,
+            journal: begun.journal,
+            stdout: None,
+            stderr: None,
+            stdin: None,
+            terminal: None,
+            exec: Some(begun.exec),
+            failed: false,
+            limits: begun.limits,
+            starved_before: begun.starved_before,
+            blame: None,
+            signaled: None,
+            grown: true,
+        }
+    }
+
+    pub(super) fn id(&self) -> &Id {
+        &self.id
+    }
+
+    /// Its number, as long as it has not been reaped and so nobody else can have it.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        self.running.then_some(self.pid)
+    }
+
+    /// Where the child tells of a failed exec, until that is settled.
+    pub(super) fn exec_pipe(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.exec.as_ref().map(|(pipe, order)| (pipe.as_fd(), *order))
+    }
+
+    pub(super) fn starved_before(&self) -> u64 {
+        self.starved_before
+    }
+
+    pub(super) fn failed_start(&self) -> bool {
+        self.failed
+    }
+
+    pub(super) fn take_grown(&mut self) -> Option<Id> {
+        std::mem::take(&mut self.grown).then(|| self.id.clone())
+    }
+
+    pub(super) fn mark_grown(&mut self) {
+        self.grown = true;
+    }
+
+    /// From now on its end has this cause, unless an earlier one was given.
+    pub(super) fn blame(&mut self, cause: Cause) {
+        if self.running {
+            self.blame.get_or_insert(cause);
+        }
+    }
+
+    /// Our own part in its end, if we had one.
+    pub(super) fn cause(&self, outcome: Ended) -> Option<Cause> {
+        let asked = matches!((outcome, self.signaled), (Ended::Signal(by), Some(sent)) if by == sent);
+        self.blame.or(asked.then_some(Cause::Cancelled))
+    }
+
+    /// When something is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.running { self.limits.term.into_iter().chain(self.limits.kill).min() } else { None }
+    }
+
+    pub(super) fn enforce(&mut self, now: Instant) {
+        if !self.running {
+            return;
+        }
+        if self.limits.term.is_some_and(|at| at <= now) {
+            self.limits.term = None;
+            self.limits.kill = Some(now + self.limits.grace);
+            self.blame(Cause::TimedOut);
+            tree::signal(self.pid, Signal::SIGTERM as i32);
+        }
+        if self.limits.kill.is_some_and(|at| at <= now) {
+            self.limits.kill = None;
+            tree::signal(self.pid, Signal::SIGKILL as i32);
+        }
+    }
+
+    /// Everything that is in the pipes now: what the command wrote before it ended.
+    pub(super) fn drain(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            while self.take(stream) == Taken::Some {}
+        }
+    }
+
+    /// Records the end. Children that hold the outputs may still write.
+    pub(super) fn exit(&mut self, status: ExitStatus) {
+        self.running = false;
+        self.stdin = None;
+        if !self.failed {
+            self.record(Kind::Exit(status));
+        }
+    }
+
+    fn record(&mut self, kind: Kind) {
+        // A full disk loses this record but must not lose the command; the daemon learns the end by message too.
+        if let Err(error) = self.journal.append(kind) {
+            tracing::warn!(process = %self.id, %error, "journal");
+        }
+        self.grown = true;
+    }
+
+    fn output(&mut self, stream: Stream) -> &mut Option<OwnedFd> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// One read from an output into the journal.
+    fn take(&mut self, stream: Stream) -> Taken {
+        let Some(descriptor) = self.output(stream) else { return Taken::Ended };
+        let mut buffer = [0_u8; CHUNK];
+        match read(descriptor.as_fd(), &mut buffer) {
+            // A terminal whose last user has gone answers EIO.
+            Ok(0) | Err(Errno::EIO) => {
+                *self.output(stream) = None;
+                Taken::Ended
+            }
+            Ok(length) => {
+                if let Err(error) = self.journal.output(stream, &buffer[..length]) {
+                    tracing::warn!(process = %self.id, %error, "journal");
+                }
+                self.grown = true;
+                Taken::Some
+            }
+            Err(Errno::EINTR) => Taken::Some,
+            Err(_again) => Taken::Nothing,
+        }
+    }
+
+    fn done(&self) -> bool {
+        !self.running && self.stdout.is_none() && self.stderr.is_none()
+    }
+}
+
+/// What one read gave.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    Some,
+    Nothing,
+    Ended,
+}
+
+impl Init {
+    /// An output can be read.
+    pub(super) fn output(&mut self, id: &Id, stream: Stream) {
+        let Some(process) = self.processes.get_mut(id) else { return };
+        for _turn in 0..TURNS {
+            match process.take(stream) {
+                Taken::Some => {}
+                Taken::Nothing => return,
+                Taken::Ended => break,
+            }
+        }
+        if process.output(stream).is_none() {
+            self.forget(|source| matches!(source, Source::Output(of, s) if of == id && *s == stream));
+            self.close_if_done(id);
+        }
+    }
+
+    /// Lets an ended command go once nobody holds its outputs.
+    pub(super) fn close_if_done(&mut self, id: &Id) {
+        let Some(process) = self.processes.get(id) else { return };
+        // An answer is still owed until the child's word about exec has been read.
+        if !process.done() || process.exec.is_some() {
+            return;
+        }
+        let failed = process.failed;
+        self.processes.remove(id);
+        self.forget(|source| match source {
+            Source::Output(of, _) | Source::Input(of) | Source::Exec(of) => of == id,
+            Source::Link | Source::Children => false,
+        });
+        if !failed {
+            self.flush_growth(id);
+            self.say(super::FromInit::Closed { process: id.clone() });
+        }
+    }
+
+    /// The last growth of a journal, told before its end.
+    fn flush_growth(&mut self, id: &Id) {
+        self.say(super::FromInit::Advanced { process: id.clone() });
+    }
+
+    /// The child runs its program now, or has said why it can't.
+    pub(super) fn executed(&mut self, id: &Id) {
+        let Some(process) = self.processes.get_mut(id) else { return };
+        let Some((pipe, order)) = process.exec.take() else { return };
+        let mut told = [0_u8; 256];
+        let length = loop {
+            match read(pipe.as_fd(), &mut told) {
+                Err(Errno::EINTR) => {}
+                other => break other.unwrap_or(0),
+            }
+        };
+        let result = match postcard::from_bytes::<Failure>(&told[..length]) {
+            Ok(failure) if length > 0 => {
+                process.failed = true;
+                Err(failure)
+            }
+            _ => Ok(Outcome::Done),
+        };
+        self.forget(|source| matches!(source, Source::Exec(of) if of == id));
+        self.answer(order, result);
+        self.close_if_done(id);
+    }
+
+    pub(super) fn signal(&mut self, id: &Id, signal: i32, reach: Reach) -> Result<Outcome, Failure> {
+        let process = self.processes.get_mut(id).filter(|process| process.running);
+        let process = process.ok_or_else(|| failure("find the process", Errno::ESRCH))?;
+        // Not reaped yet, so the number is still the command's.
+        let pid = process.pid;
+        let sent = match reach {
+            Reach::Process => nix::sys::signal::kill(pid, signal_of(signal)?),
+            Reach::Group => nix::sys::signal::killpg(pid, signal_of(signal)?),
+            Reach::Tree => {
+                signal_of(signal)?;
+                tree::signal(pid, signal);
+                Ok(())
+            }
+        };
+        sent.map_err(|errno| failure("signal", errno))?;
+        if signal != 0 {
+            process.signaled = Some(signal);
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn resize(&mut self, id: &Id, rows: u16, columns: u16) -> Result<Outcome, Failure> {
+        let process = self.processes.get(id).ok_or_else(|| failure("find the process", Errno::ESRCH))?;
+        let terminal = process.terminal.as_ref().ok_or_else(|| failure("resize", Errno::ENOTTY))?;
+        let resized = terminal::set_size(terminal, rows, columns);
+        resized.map_err(|error| from_io("resize", &error))?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn signal_of(number: i32) -> Result<Option<Signal>, Failure> {
+    if number == 0 {
+        return Ok(None);
+    }
+    Signal::try_from(number).map(Some).map_err(|errno| failure("signal", errno))
+}
+
+/// A failure with the kernel's number.
+pub(super) fn failure(step: &str, errno: Errno) -> Failure {
+    Failure { step: step.to_owned(), errno: errno as i32 }
+}
+
+/// The same from an error of the standard library.
+pub(super) fn from_io(step: &str, error: &io::Error) -> Failure {
+    Failure { step: step.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
