@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::errno::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,34 +17,27 @@ use super::wire::{
     Ask, Done, Failure, FileOrder, FromInit, FromSupervisor, Order, Outcome, Refusal, ToInit, ToSupervisor,
 };
 use crate::shutdown::Shutdown;
+use crate::sys::net::readiness;
 
 type Answer<T, E> = (Result<T, E>, Vec<OwnedFd>);
 
 /// A link in an event loop.
 #[derive(Debug)]
 struct Connection {
-    link: AsyncFd<Socket>,
-}
-
-/// `AsyncFd` wants something with a descriptor.
-#[derive(Debug)]
-struct Socket(Link);
-
-impl std::os::fd::AsRawFd for Socket {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.socket().as_raw_fd()
-    }
+    link: Link,
+    readiness: AsyncFd<OwnedFd>,
 }
 
 impl Connection {
     fn new(link: Link) -> io::Result<Self> {
-        Ok(Self { link: AsyncFd::register_with_interest(Socket(link), Interest::READABLE | Interest::WRITABLE)? })
+        let readiness = readiness(link.socket().try_clone()?)?;
+        Ok(Self { link, readiness })
     }
 
     async fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
         loop {
-            let mut ready = self.link.writable().await?;
-            match self.link.get_ref().0.try_send(message, descriptors) {
+            let mut ready = self.readiness.writable().await?;
+            match self.link.try_send(message, descriptors) {
                 Err(Error::Full) => ready.clear_ready(),
                 other => return other,
             }
@@ -54,8 +46,8 @@ impl Connection {
 
     async fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), Error> {
         loop {
-            let mut ready = self.link.readable().await?;
-            match self.link.get_ref().0.try_receive() {
+            let mut ready = self.readiness.readable().await?;
+            match self.link.try_receive() {
                 Err(Error::Full) => ready.clear_ready(),
                 other => return other,
             }

@@ -25,7 +25,7 @@ const INLINE: usize = 32 * 1024;
 /// Largest message at all, in bytes: the kernel's own limit for a command line and its environment is 2 MiB.
 const LARGEST: usize = 4 * 1024 * 1024;
 /// Most descriptors with one message.
-const DESCRIPTORS: usize = 16;
+const DESCRIPTORS: usize = 64;
 
 /// Why a message did not get through.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,9 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use tokio::io::unix::AsyncFd;
 
 /// `IP6T_SO_ORIGINAL_DST` of `linux/netfilter_ipv6/ip6_tables.h`; the same number as its IPv4 sibling.
 const IP6T_SO_ORIGINAL_DST: libc::c_int = 80;
@@ -34,4 +36,14 @@ pub fn original_destination(socket: impl AsFd) -> io::Result<SocketAddr> {
     let found: libc::sockaddr_in6 = socket_option(socket, libc::SOL_IPV6, IP6T_SO_ORIGINAL_DST)?;
     let address = Ipv6Addr::from(found.sin6_addr.s6_addr);
     Ok(SocketAddr::from((address, u16::from_be(found.sin6_port))))
+}
+
+/// Watches a descriptor in the running event loop.
+///
+/// # Errors
+/// What `epoll_ctl` says, for example `EPERM` for a regular file.
+pub fn readiness(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` that is moved in stays open, and the same descriptor, until the `AsyncFd` gives it back.
+    let registered = unsafe { AsyncFd::register(descriptor) };
+    registered.map_err(Into::into)
 }
