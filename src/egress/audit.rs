@@ -263,6 +263,11 @@ impl Trail {
         Ok(Open { trail: self.clone(), id, started: Instant::now() })
     }
 
+    /// Records an allowed act that has no end of its own. It must not happen unless this succeeded.
+    pub(super) fn note(&self, kind: Kind, facts: &Facts) -> Result<(), AuditError> {
+        self.decide(kind, Decision::Allow, facts).map(drop)
+    }
+
     /// Records a refusal. It is refused either way, so a failure is only told to the operator's log.
     pub(super) fn deny(&self, kind: Kind, facts: &Facts) {
         if let Err(error) = self.decide(kind, Decision::Deny, facts) {

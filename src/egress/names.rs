@@ -1,6 +1,6 @@
 //! Synthetic addresses: the n-th name that a workspace resolves has the n-th address of two ranges.
 //!
-//! IPv4: 198.18.0.0/15 (RFC 2544, never routed). IPv6: fd68:616e:6473::/96 (RFC 4193). The numbers are kept by the
+//! IPv4: 198.18.0.0/15 (RFC 2544, never routed). IPv6: fd68:616e:6473::/48 (RFC 4193). The numbers are kept by the
 //! caller before an answer carries them, so a name has one address for the life of its workspace.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::policy::Name;
+use crate::policy::{Host, Name};
 
 /// Keeps a name's number for good; called before an answer with its address is sent.
 pub type Remember = Arc<dyn Fn(&str, u32) -> io::Result<()> + Send + Sync>;
@@ -66,7 +66,7 @@ impl Names {
         let mut table = Table::default();
         for (text, number) in kept {
             table.next = table.next.max(number.saturating_add(1));
-            if let Ok(name) = Name::parse(text) {
+            if let Ok(Host::Name(name)) = Host::parse(text) {
                 table.numbers.insert(name.as_str().to_owned(), *number);
                 table.names.insert(*number, name);
             }
@@ -74,11 +74,16 @@ impl Names {
         Self { table: Mutex::new(table), remember }
     }
 
-    /// The number of `name`, and whether it is new.
-    pub(super) fn assign(&self, name: &Name) -> Result<(u32, bool), NameError> {
+    /// The number of `name`, if it has one.
+    pub(super) fn number(&self, name: &Name) -> Option<u32> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).numbers.get(name.as_str()).copied()
+    }
+
+    /// The number of `name`: the one it has, or a new one that is kept first.
+    pub(super) fn assign(&self, name: &Name) -> Result<u32, NameError> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(number) = table.numbers.get(name.as_str()) {
-            return Ok((*number, false));
+            return Ok(*number);
         }
         let number = table.next;
         if number >= NAME_LIMIT {
@@ -88,7 +93,7 @@ impl Names {
         table.next += 1;
         table.numbers.insert(name.as_str().to_owned(), number);
         table.names.insert(number, name.clone());
-        Ok((number, true))
+        Ok(number)
     }
 
     /// What a connection to `address` is meant for.

@@ -1,0 +1,172 @@
+//! Refusals and how they explain themselves: to the client as JSON, to the command's result as a line of text.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use super::audit::{AuditError, Facts};
+use super::body::{Body, full};
+use super::inject::InjectError;
+use super::request::RequestError;
+use super::upstream::UpstreamError;
+use crate::policy::Denial;
+
+/// How many of the latest denials of a workspace are kept as text.
+const KEPT: usize = 64;
+
+const DENIED: HeaderName = HeaderName::from_static("x-hands-denied");
+const FAILED: HeaderName = HeaderName::from_static("x-hands-failed");
+
+/// Why a request gets no answer from its origin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("{0}")]
+    Denied(Box<Denial>),
+    #[error("{0}")]
+    Request(#[from] RequestError),
+    #[error("{0}")]
+    Credential(#[from] InjectError),
+    #[error("{0}")]
+    Upstream(UpstreamError),
+    #[error("{0}")]
+    Audit(#[from] AuditError),
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(Box::new(denial))
+    }
+}
+
+impl From<UpstreamError> for Refusal {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Denied(denial) => Self::Denied(denial),
+            error => Self::Upstream(error),
+        }
+    }
+}
+
+impl Refusal {
+    /// The status of the answer.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Request(error) => error.status(),
+            Self::Upstream(error) if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(_) | Self::Credential(_) => StatusCode::BAD_GATEWAY,
+            Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// A stable word for programs.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(denial) => denial.reason.as_str(),
+            Self::Request(error) => error.reason(),
+            Self::Upstream(error) => error.reason(),
+            Self::Credential(error) => error.reason(),
+            Self::Audit(_) => "audit_unavailable",
+        }
+    }
+
+    /// Whether the workspace asked for what it may not, rather than something having failed.
+    pub(super) fn is_denial(&self) -> bool {
+        matches!(self, Self::Denied(_) | Self::Request(_))
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            Self::Denied(denial) => denial.remedy(),
+            Self::Request(error) => error.remedy().to_owned(),
+            Self::Upstream(_) => "check the origin's address and certificate, then try again".to_owned(),
+            Self::Credential(_) => "tell the operator: the credential of this rule can't be used".to_owned(),
+            Self::Audit(_) => "tell the operator: nothing goes out while it can't be recorded".to_owned(),
+        }
+    }
+
+    /// What the client is told about a request to `about`.
+    pub(super) fn response(&self, about: &Facts) -> Response<Body> {
+        let (error, header) = match self {
+            Self::Denied(_) => ("egress_denied", DENIED),
+            Self::Request(_) => ("egress_refused", DENIED),
+            _ => ("egress_failed", FAILED),
+        };
+        let explanation = Explanation {
+            error,
+            rule: about.rule.as_deref(),
+            reason: self.reason(),
+            host: &about.host,
+            port: about.port,
+            method: about.method.as_deref(),
+            path: about.path.as_deref(),
+            remedy: self.remedy(),
+            message: self.to_string(),
+        };
+        let text = serde_json::to_vec(&explanation).unwrap_or_default();
+        let mut response = Response::new(full(Bytes::from(text)));
+        *response.status_mut() = self.status();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(header, HeaderValue::from_static(self.reason()));
+        response
+    }
+}
+
+#[derive(Serialize)]
+struct Explanation<'a> {
+    error: &'static str,
+    rule: Option<&'a str>,
+    reason: &'static str,
+    host: &'a str,
+    port: Option<u16>,
+    method: Option<&'a str>,
+    path: Option<&'a str>,
+    remedy: String,
+    message: String,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    latest: VecDeque<String>,
+    total: u64,
+}
+
+/// The denials of one workspace, as text for the result of the command that caused them.
+#[derive(Debug, Default)]
+pub(super) struct Denials {
+    ring: Mutex<Ring>,
+}
+
+impl Denials {
+    /// Counts one denial.
+    pub(super) fn add(&self, text: String) {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        if ring.latest.len() == KEPT {
+            ring.latest.pop_front();
+        }
+        ring.latest.push_back(text);
+        ring.total += 1;
+    }
+
+    /// How many there have been.
+    pub(super) fn mark(&self) -> u64 {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
+
+    /// The kept texts of those since `mark`, each text once, and the number of all since then.
+    pub(super) fn since(&self, mark: u64) -> (Vec<String>, u64) {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = ring.total.saturating_sub(mark);
+        let kept = usize::try_from(count).unwrap_or(usize::MAX).min(ring.latest.len());
+        let mut texts: Vec<String> = Vec::new();
+        for text in ring.latest.iter().skip(ring.latest.len() - kept) {
+            if !texts.contains(text) {
+                texts.push(text.clone());
+            }
+        }
+        (texts, count)
+    }
+}
