@@ -93,6 +93,8 @@ pub(super) struct Outcome {
     pub(super) status: Option<u16>,
     /// What went wrong, if something did.
     pub(super) reason: Option<String>,
+    /// The address that was really dialled.
+    pub(super) address: Option<IpAddr>,
     /// Body or tunnel bytes sent to the origin.
     pub(super) bytes_up: u64,
     /// Body or tunnel bytes received from the origin.
@@ -329,6 +331,7 @@ impl Open {
         let written = self.trail.audit.append(|seq| Line {
             status: outcome.status,
             reason: outcome.reason.as_deref().map(clip),
+            address: outcome.address,
             bytes_up: Some(outcome.bytes_up),
             bytes_down: Some(outcome.bytes_down),
             duration_ms: Some(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)),

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::resolve::Checked;
 use super::upstream::UpstreamError;
 
 /// How long one address may take to accept, the proxy's answer included.
@@ -63,10 +64,10 @@ impl ParentProxy {
 /// Connects to the first of the checked addresses that accepts.
 pub(super) async fn dial(
     proxy: Option<&ParentProxy>,
-    addresses: &[SocketAddr],
+    addresses: &Checked,
 ) -> Result<(TcpStream, IpAddr), UpstreamError> {
     let mut failure = None;
-    for address in addresses.iter().take(ATTEMPTS) {
+    for address in addresses.all().iter().take(ATTEMPTS) {
         let attempt = async {
             match proxy {
                 Some(proxy) => proxy.connect(*address).await,

@@ -40,6 +40,17 @@ pub enum ResolveSettingsError {
     Resolver(#[from] NetError),
 }
 
+/// Addresses that a permit may be dialled at. Only [`Addresses::of`] makes it, so nothing unchecked is dialled.
+#[derive(Debug)]
+pub(super) struct Checked(Vec<SocketAddr>);
+
+impl Checked {
+    /// In the order in which they are tried.
+    pub(super) fn all(&self) -> &[SocketAddr] {
+        &self.0
+    }
+}
+
 /// Looks names up and checks what is found.
 pub(super) struct Addresses {
     hosts: BTreeMap<Name, IpAddr>,
@@ -72,7 +83,7 @@ impl Addresses {
 
     /// The addresses of the permit's host, every one of them checked: one that is denied refuses them all, so that
     /// a name that leads to both a good and a bad address is not a way to the bad one.
-    pub(super) async fn of(&self, permit: &Permit) -> Result<Vec<SocketAddr>, UpstreamError> {
+    pub(super) async fn of(&self, permit: &Permit) -> Result<Checked, UpstreamError> {
         let found = match permit.host() {
             Host::Address(address) => vec![*address],
             Host::Name(name) => match self.hosts.get(name) {
@@ -84,7 +95,7 @@ impl Addresses {
         for address in &found {
             permit.check_address(*address, &book)?;
         }
-        Ok(found.into_iter().map(|address| SocketAddr::new(address, permit.port())).collect())
+        Ok(Checked(found.into_iter().map(|address| SocketAddr::new(address, permit.port())).collect()))
     }
 
     /// IPv4 first: where both exist, a host without an IPv6 route is more usual than one without IPv4.

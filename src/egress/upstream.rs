@@ -15,13 +15,14 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::body::{Body, full};
 use super::dial::{ParentProxy, dial};
 use super::pool::{Connection, Key, Pool};
-use super::resolve::Addresses;
+use super::resolve::{Addresses, Checked};
 use crate::policy::{Denial, Host, Permit, Scheme};
 use crate::shutdown::Shutdown;
 
@@ -120,7 +121,7 @@ pub(super) enum Route {
     /// An open connection to an address that was checked under the same rule.
     Pooled(Connection),
     /// Checked addresses.
-    Fresh(Vec<SocketAddr>),
+    Fresh(Checked),
 }
 
 impl Route {
@@ -128,7 +129,7 @@ impl Route {
     pub(super) fn address(&self) -> Option<IpAddr> {
         match self {
             Self::Pooled(connection) => Some(connection.address),
-            Self::Fresh(addresses) => addresses.first().map(SocketAddr::ip),
+            Self::Fresh(addresses) => addresses.all().first().map(SocketAddr::ip),
         }
     }
 }
@@ -141,6 +142,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// The address of the connection.
+    pub(super) fn address(&self) -> IpAddr {
+        self.connection.address
+    }
+
     /// Keeps the connection for the next request.
     pub(super) fn give_back(self) {
         self.pool.put(self.key, self.connection);
@@ -160,12 +166,14 @@ impl Upstream {
         }
     }
 
-    /// A raw connection for a tunnel.
-    pub(super) async fn connect(
-        &self,
-        addresses: &[SocketAddr],
-    ) -> Result<tokio::net::TcpStream, UpstreamError> {
-        Ok(dial(self.outside.proxy.as_ref(), addresses).await?.0)
+    /// The checked addresses for a raw connection.
+    pub(super) async fn addresses(&self, permit: &Permit) -> Result<Checked, UpstreamError> {
+        self.outside.addresses.of(permit).await
+    }
+
+    /// A raw connection for a tunnel, and the address it has.
+    pub(super) async fn connect(&self, addresses: &Checked) -> Result<(TcpStream, IpAddr), UpstreamError> {
+        dial(self.outside.proxy.as_ref(), addresses).await
     }
 
     /// Sends `request` on `route`. A pooled connection that proves dead is replaced once, if nothing of the request
@@ -178,48 +186,20 @@ impl Upstream {
         repeatable: bool,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         let copy = (repeatable && request.body().is_end_stream()).then(|| head_of(&request));
-        let addresses = match route {
-            Route::Fresh(addresses) => addresses,
+        let (addresses, request) = match route {
+            Route::Fresh(addresses) => (addresses, request),
             Route::Pooled(mut connection) => {
-                let unsent = match self.try_pooled(&mut connection, request).await {
+                let again = match try_pooled(&mut connection, request).await {
                     Ok(response) => return self.received(permit, response, connection),
-                    Err(failure) => failure,
+                    Err(Failed::Unsent(request)) => *request,
+                    Err(Failed::Sent(cause)) => copy.ok_or_else(|| http_error(permit, cause))?,
                 };
-                let again = match (unsent.request, copy) {
-                    (Some(request), _) | (None, Some(request)) => request,
-                    (None, None) => return Err(http_error(permit, unsent.cause)),
-                };
-                let addresses = self.outside.addresses.of(permit).await?;
-                return self.send_fresh(permit, &addresses, again).await;
+                (self.outside.addresses.of(permit).await?, again)
             }
         };
-        self.send_fresh(permit, &addresses, request).await
-    }
-
-    async fn try_pooled(
-        &self,
-        connection: &mut Connection,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, Failed> {
-        // A connection that is not ready hands the request back at once.
-        if !matches!(timeout(READY, connection.sender.ready()).await, Ok(Ok(()))) {
-            return Err(Failed { request: Some(request), cause: None });
-        }
-        connection.sender.try_send_request(request).await.map_err(|mut error| Failed {
-            request: error.take_message(),
-            cause: Some(error.into_error()),
-        })
-    }
-
-    async fn send_fresh(
-        &self,
-        permit: &Permit,
-        addresses: &[SocketAddr],
-        request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        let mut connection = self.open(permit, addresses).await?;
+        let mut connection = self.open(permit, &addresses).await?;
         let response =
-            connection.sender.send_request(request).await.map_err(|cause| http_error(permit, Some(cause)))?;
+            connection.sender.send_request(request).await.map_err(|cause| http_error(permit, cause))?;
         self.received(permit, response, connection)
     }
 
@@ -235,7 +215,7 @@ impl Upstream {
         Ok((response, Lease { pool: self.pool.clone(), key: Key::of(permit), connection }))
     }
 
-    async fn open(&self, permit: &Permit, addresses: &[SocketAddr]) -> Result<Connection, UpstreamError> {
+    async fn open(&self, permit: &Permit, addresses: &Checked) -> Result<Connection, UpstreamError> {
         let (stream, address) = dial(self.outside.proxy.as_ref(), addresses).await?;
         let sender = match permit.scheme() {
             Scheme::Http => self.handshake(permit, stream).await?,
@@ -259,7 +239,7 @@ impl Upstream {
     {
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|cause| http_error(permit, Some(cause)))?;
+            .map_err(|cause| http_error(permit, cause))?;
         self.shutdown.spawn_until_cancelled(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -270,18 +250,24 @@ impl Upstream {
 }
 
 /// An exchange on a pooled connection that came to nothing.
-struct Failed {
-    /// The request, if nothing of it was sent.
-    request: Option<Request<Body>>,
-    cause: Option<hyper::Error>,
+enum Failed {
+    /// Nothing of the request was sent.
+    Unsent(Box<Request<Body>>),
+    Sent(hyper::Error),
 }
 
-fn http_error(permit: &Permit, cause: Option<hyper::Error>) -> UpstreamError {
-    let host = permit.host().to_string();
-    match cause {
-        Some(cause) => UpstreamError::Http { host, cause },
-        None => UpstreamError::NoAddress(host),
+async fn try_pooled(connection: &mut Connection, request: Request<Body>) -> Result<Response<Incoming>, Failed> {
+    if !matches!(timeout(READY, connection.sender.ready()).await, Ok(Ok(()))) {
+        return Err(Failed::Unsent(Box::new(request)));
     }
+    connection.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+        Some(request) => Failed::Unsent(Box::new(request)),
+        None => Failed::Sent(error.into_error()),
+    })
+}
+
+fn http_error(permit: &Permit, cause: hyper::Error) -> UpstreamError {
+    UpstreamError::Http { host: permit.host().to_string(), cause }
 }
 
 /// The same request without a body.

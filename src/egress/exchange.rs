@@ -1,0 +1,154 @@
+//! One request on its way to the origin and its answer on the way back.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response, Version, request};
+use hyper::body::Incoming;
+
+use super::audit::{Facts, Kind, Open, Outcome};
+use super::body::{Body, Followed, Progress};
+use super::denial::Refusal;
+use super::inject;
+use super::outlet::Outlet;
+use super::request::{Canonical, Site, remove_hop_by_hop};
+use super::upstream::{Lease, Route, UpstreamError};
+use crate::policy::Permit;
+
+/// A request that may go out: judged, with its credential, and with checked addresses. Nothing was sent yet.
+pub(super) struct Prepared {
+    request: Canonical,
+    permit: Permit,
+    route: Route,
+}
+
+/// Parses and judges a request and gets ready what it needs. `facts` tells how far it came.
+pub(super) async fn prepare(
+    outlet: &Outlet,
+    site: &Site,
+    head: request::Parts,
+    facts: &mut Facts,
+) -> Result<Prepared, Refusal> {
+    let mut request = Canonical::parse(head, site)?;
+    facts.path = Some(request.path.as_str().to_owned());
+    let permit = outlet.policy.decide(&request.judged())?;
+    facts.rule = Some(permit.rule().to_owned());
+    facts.credential = permit.credential().map(str::to_owned);
+    inject::apply(&permit, &outlet.vault, &mut request).await?;
+    let route = outlet.upstream.route(&permit).await?;
+    facts.address = route.address();
+    Ok(Prepared { request, permit, route })
+}
+
+/// Records the request, sends it and passes on the answer. Its end is recorded when the answer's body ends.
+pub(super) async fn perform(
+    outlet: &Arc<Outlet>,
+    prepared: Prepared,
+    body: Incoming,
+    facts: &Facts,
+) -> Result<Response<Body>, Refusal> {
+    let Prepared { request, permit, route } = prepared;
+    let open = outlet.trail.allow(Kind::Request, facts)?;
+    let mut running = Running::new(open);
+    let repeatable = request.is_idempotent();
+    let sent = match outgoing(request, body, running.sent.clone()) {
+        Ok(outgoing) => outlet.upstream.send(&permit, route, outgoing, repeatable).await,
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok((response, lease)) => Ok(incoming(response, lease, running)),
+        Err(error) => {
+            let refusal = Refusal::from(error);
+            running.finish(Some(refusal.status().as_u16()), Some(refusal.reason()));
+            if refusal.is_denial() {
+                outlet.denials.add(refusal.to_string());
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// The upstream's request, written from the canonical one and nothing else.
+fn outgoing(request: Canonical, body: Incoming, sent: Progress) -> Result<Request<Body>, UpstreamError> {
+    let target = match &request.query {
+        Some(query) => format!("{}?{query}", request.path.as_str()),
+        None => request.path.as_str().to_owned(),
+    };
+    let host = HeaderValue::from_str(&request.site.authority()).map_err(http::Error::from)?;
+    let mut outgoing = Request::builder()
+        .method(request.method)
+        .uri(target)
+        .header(header::HOST, host)
+        .body(Followed::new(body, sent, |_| ()).boxed())?;
+    outgoing.headers_mut().extend(request.headers);
+    Ok(outgoing)
+}
+
+/// The client's answer: the origin's without what concerns one hop or invites to leave this path.
+fn incoming(response: Response<Incoming>, lease: Lease, mut running: Running) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    head.version = Version::HTTP_11;
+    remove_named_by_connection(&mut head.headers);
+    remove_hop_by_hop(&mut head.headers);
+    head.headers.remove(header::ALT_SVC);
+    let status = head.status.as_u16();
+    running.address = Some(lease.address());
+    running.status = Some(status);
+    let received = running.received.clone();
+    let followed = Followed::new(body, received, move |complete| {
+        // An answer before the request's end leaves a connection in the middle of a message: not for another.
+        if complete && running.sent.is_complete() {
+            lease.give_back();
+        }
+        running.finish(Some(status), (!complete).then_some("interrupted"));
+    });
+    Response::from_parts(head, followed.boxed())
+}
+
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    let values: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    let tokens = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    for token in tokens {
+        headers.remove(token.trim());
+    }
+}
+
+/// An exchange whose end is not recorded yet. Dropped, it records that the client went away.
+struct Running {
+    open: Option<Open>,
+    sent: Progress,
+    received: Progress,
+    status: Option<u16>,
+    address: Option<IpAddr>,
+}
+
+impl Running {
+    fn new(open: Open) -> Self {
+        Self {
+            open: Some(open),
+            sent: Progress::default(),
+            received: Progress::default(),
+            status: None,
+            address: None,
+        }
+    }
+
+    fn finish(&mut self, status: Option<u16>, reason: Option<&str>) {
+        if let Some(open) = self.open.take() {
+            open.end(&Outcome {
+                status,
+                reason: reason.map(str::to_owned),
+                address: self.address,
+                bytes_up: self.sent.bytes(),
+                bytes_down: self.received.bytes(),
+            });
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.finish(self.status, Some("client_closed"));
+    }
+}

@@ -1,0 +1,78 @@
+//! The client's side of HTTP/1.1: a connection's requests, one after the other, each with one answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::audit::{Facts, Kind};
+use super::body::Body;
+use super::denial::Refusal;
+use super::exchange::{perform, prepare};
+use super::framing::HEAD_LIMIT;
+use super::head::StrictReader;
+use super::outlet::Outlet;
+use super::request::Site;
+
+/// How long a client may take for a head, and a kept connection may be idle.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Serves the requests of a connection for `site` until either side ends it.
+pub(super) async fn serve<S>(outlet: &Arc<Outlet>, site: &Site, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(|request| async { Ok::<_, Infallible>(answer(outlet, site, request).await) });
+    let reader = StrictReader::new(stream, |error| {
+        let facts = Facts { reason: Some(error.to_string()), ..facts_of(site) };
+        outlet.deny(Kind::Request, &facts, format!("{}: {error}", site.authority()));
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(HEAD_LIMIT * 2)
+        .serve_connection(TokioIo::new(reader), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, host = %site.host, "a client's connection ended");
+    }
+}
+
+fn facts_of(site: &Site) -> Facts {
+    Facts { host: site.host.to_string(), port: Some(site.port), ..Facts::default() }
+}
+
+/// The whole way of one request: parse, judge, credential, route, record, send.
+async fn answer(outlet: &Arc<Outlet>, site: &Site, request: Request<Incoming>) -> Response<Body> {
+    let mut facts = Facts { method: Some(request.method().to_string()), ..facts_of(site) };
+    let (head, body) = request.into_parts();
+    let prepared = match prepare(outlet, site, head, &mut facts).await {
+        Ok(prepared) => prepared,
+        Err(refusal) => return refuse(outlet, &refusal, facts),
+    };
+    match perform(outlet, prepared, body, &facts).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.response(&facts),
+    }
+}
+
+/// Records and explains a request that does not go out.
+fn refuse(outlet: &Outlet, refusal: &Refusal, facts: Facts) -> Response<Body> {
+    let rule = match refusal {
+        Refusal::Denied(denial) => denial.rule.clone(),
+        _ => facts.rule.clone(),
+    };
+    let facts = Facts { rule, reason: Some(refusal.reason().to_owned()), ..facts };
+    if refusal.is_denial() {
+        outlet.deny(Kind::Request, &facts, refusal.to_string());
+    } else {
+        outlet.fail(Kind::Request, &facts, refusal.status());
+    }
+    refusal.response(&facts)
+}

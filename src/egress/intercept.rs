@@ -1,0 +1,29 @@
+//! Ends TLS with the workspace's own certificate, for names that the policy allows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::Rewound;
+use super::http;
+use super::outlet::Outlet;
+use super::request::Site;
+
+/// How long a client may take for its handshake.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Serves a connection whose hello agrees with `site`.
+pub(super) async fn serve(outlet: &Arc<Outlet>, site: &Site, stream: Rewound) {
+    let config = match outlet.leaves.server_config(&site.host.to_string()) {
+        Ok(config) => config,
+        Err(error) => return tracing::error!(%error, host = %site.host, "no certificate for an allowed host"),
+    };
+    match timeout(PATIENCE, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => http::serve(outlet, site, stream).await,
+        // Most often a client that does not trust the workspace's authority.
+        Ok(Err(error)) => tracing::debug!(%error, host = %site.host, "a client's TLS handshake failed"),
+        Err(_) => tracing::debug!(host = %site.host, "a client's TLS handshake took too long"),
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of the way out on loopback, with real TLS origins and no internet.
