@@ -1,0 +1,1 @@
+//! Credentials: what they are, where they may go, and how their values are held.
