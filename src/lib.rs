@@ -1,6 +1,7 @@
 //! Hands: the sandbox execution provider for AI agents.
 
 pub mod credential;
+pub mod egress;
 pub mod id;
 pub mod jail;
 pub mod journal;

@@ -214,7 +214,8 @@ fn last_line(file: &File, length: u64) -> io::Result<(u64, Option<Vec<u8>>)> {
     let mut tail = Vec::new();
     let mut start = length;
     loop {
-        let ends: Vec<usize> = tail.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
+        let ends: Vec<usize> =
+            tail.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
         if let [.., before, last] = ends[..] {
             return Ok((start + last as u64 + 1, Some(tail[before + 1..last].to_vec())));
         }

@@ -48,7 +48,11 @@ pub(super) struct Followed {
 
 impl Followed {
     /// Counts `inner` in `progress` and calls `at_end` exactly once.
-    pub(super) fn new(inner: Incoming, progress: Progress, at_end: impl FnOnce(bool) + Send + 'static) -> Self {
+    pub(super) fn new(
+        inner: Incoming,
+        progress: Progress,
+        at_end: impl FnOnce(bool) + Send + 'static,
+    ) -> Self {
         let mut followed = Self { inner, progress, at_end: Some(Box::new(at_end)) };
         if followed.inner.is_end_stream() {
             followed.end(true);

@@ -67,10 +67,12 @@ pub(super) async fn treat(outlet: Arc<Outlet>, mut stream: TcpStream, destinatio
     let host = match outlet.names.meaning(destination.ip()) {
         Meaning::Name(name) => Host::Name(name),
         Meaning::Literal(address) => Host::Address(address),
-        Meaning::Unassigned => return refuse(&outlet, stream, destination, &ConnectionError::Unassigned(destination)),
+        Meaning::Unassigned => {
+            return refuse(&outlet, stream, destination, &ConnectionError::Unassigned(destination));
+        }
     };
     let judged = Destination { host, port: destination.port() };
-    let outcome = match outlet.policy.connection(&judged) {
+    let outcome: Result<(), ConnectionError> = match outlet.policy.connection(&judged) {
         Ok(Treatment::Tcp(permit)) => return tunnel::run(&outlet, stream, &[], &permit).await,
         Ok(Treatment::TlsPassthrough(permit)) => match passthrough(&mut stream, &permit).await {
             Ok(peeked) => return tunnel::run(&outlet, stream, &peeked.bytes, &permit).await,
@@ -93,7 +95,8 @@ pub(super) async fn treat(outlet: Arc<Outlet>, mut stream: TcpStream, destinatio
 /// Reads the hello of a connection that is not opened, and binds its server name to the permit.
 async fn passthrough(stream: &mut TcpStream, permit: &Permit) -> Result<Peeked, ConnectionError> {
     let bound = permit.host().to_string();
-    let peeked = peek(stream).await.map_err(|cause| ConnectionError::Hello { bound: bound.clone(), cause })?;
+    let peeked =
+        peek(stream).await.map_err(|cause| ConnectionError::Hello { bound: bound.clone(), cause })?;
     match &peeked.opening {
         Opening::Http => Err(ConnectionError::OnlyTls(bound)),
         Opening::Tls { encrypted: true, .. } => Err(ConnectionError::Encrypted(bound)),
@@ -105,7 +108,11 @@ async fn passthrough(stream: &mut TcpStream, permit: &Permit) -> Result<Peeked, 
 }
 
 /// Reads the opening of a connection whose requests are judged one by one.
-async fn inspected(stream: &mut TcpStream, judged: &Destination, tls: bool) -> Result<Peeked, ConnectionError> {
+async fn inspected(
+    stream: &mut TcpStream,
+    judged: &Destination,
+    tls: bool,
+) -> Result<Peeked, ConnectionError> {
     let bound = || format!("{}:{}", judged.host, judged.port);
     let peeked = peek(stream).await.map_err(|cause| ConnectionError::Hello { bound: bound(), cause })?;
     if let Opening::Tls { server_name, .. } = &peeked.opening {
@@ -165,7 +172,12 @@ fn refuse(outlet: &Outlet, stream: TcpStream, destination: SocketAddr, error: &C
 }
 
 /// Refuses a connection whose first bytes were read: with an alert if they were TLS.
-async fn refuse_gently(outlet: &Outlet, mut stream: TcpStream, judged: &Destination, error: &ConnectionError) {
+async fn refuse_gently(
+    outlet: &Outlet,
+    mut stream: TcpStream,
+    judged: &Destination,
+    error: &ConnectionError,
+) {
     match error {
         // Probes and clients that change their mind ask for nothing.
         ConnectionError::Hello { cause: HelloError::Closed | HelloError::Broken(_), .. } => return,

@@ -21,7 +21,9 @@ const ANSWER_LIMIT: usize = 8 * 1024;
 
 /// `egress.parent_proxy` is unusable.
 #[derive(Debug, thiserror::Error)]
-#[error("egress.parent_proxy: {0:?} is not of the form http://HOST:PORT; TLS to the proxy and passwords are not supported")]
+#[error(
+    "egress.parent_proxy: {0:?} is not of the form http://HOST:PORT; TLS to the proxy and passwords are not supported"
+)]
 pub struct ProxySettingsError(String);
 
 /// The operator's proxy: asked for addresses, never for names.
@@ -36,7 +38,8 @@ impl ParentProxy {
         let invalid = || ProxySettingsError(text.to_owned());
         let uri: http::Uri = text.parse().map_err(|_| invalid())?;
         let authority = uri.authority().ok_or_else(invalid)?;
-        let plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "/" | "") && uri.query().is_none();
+        let plain =
+            uri.scheme_str() == Some("http") && matches!(uri.path(), "/" | "") && uri.query().is_none();
         if !plain || authority.as_str().contains('@') || authority.port_u16().is_none() {
             return Err(invalid());
         }
@@ -57,7 +60,11 @@ impl ParentProxy {
             answer.push(stream.read_u8().await.map_err(proxy)?);
         }
         let accepted = answer.starts_with(b"HTTP/1.1 200 ") || answer.starts_with(b"HTTP/1.0 200 ");
-        if accepted { Ok(stream) } else { Err(UpstreamError::ProxyRefused { proxy: self.authority.clone(), target }) }
+        if accepted {
+            Ok(stream)
+        } else {
+            Err(UpstreamError::ProxyRefused { proxy: self.authority.clone(), target })
+        }
     }
 }
 
@@ -78,7 +85,9 @@ pub(super) async fn dial(
         };
         match timeout(PATIENCE, attempt).await {
             Ok(Ok(stream)) => {
-                stream.set_nodelay(true).map_err(|cause| UpstreamError::Connect { address: *address, cause })?;
+                stream
+                    .set_nodelay(true)
+                    .map_err(|cause| UpstreamError::Connect { address: *address, cause })?;
                 return Ok((stream, address.ip()));
             }
             Ok(Err(error)) => failure = Some(error),

@@ -97,7 +97,8 @@ impl Zone {
         if let Some(number) = self.names.number(name) {
             return Ok(number);
         }
-        let facts = Facts { host: name.as_str().to_owned(), method: Some(kind.to_string()), ..Facts::default() };
+        let facts =
+            Facts { host: name.as_str().to_owned(), method: Some(kind.to_string()), ..Facts::default() };
         self.trail.note(Kind::Dns, &facts).map_err(|error| {
             tracing::error!(%error, "a name was not resolved because it could not be recorded");
             Answer::Failed(ResponseCode::ServFail)

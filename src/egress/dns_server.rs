@@ -69,7 +69,12 @@ pub(super) fn serve(
         let listener = StdTcpListener::from(descriptor);
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let server = Server { zone: zone.clone(), rate: rate.clone(), places: places.clone(), shutdown: shutdown.clone() };
+        let server = Server {
+            zone: zone.clone(),
+            rate: rate.clone(),
+            places: places.clone(),
+            shutdown: shutdown.clone(),
+        };
         shutdown.spawn_until_cancelled(server.connections(listener));
     }
     Ok(())

@@ -44,9 +44,8 @@ impl Expected {
     pub(super) fn advance(self, bytes: &[u8]) -> Result<Option<(usize, Self)>, FramingError> {
         match self {
             Self::Head => head(bytes),
-            Self::Body(length) => Ok(take(bytes, length).map(|(taken, left)| {
-                (taken, if left == 0 { Self::Head } else { Self::Body(left) })
-            })),
+            Self::Body(length) => Ok(take(bytes, length)
+                .map(|(taken, left)| (taken, if left == 0 { Self::Head } else { Self::Body(left) }))),
             Self::ChunkLine => chunk_line(bytes),
             Self::Chunk(length) => chunk(bytes, length),
             Self::Trailers => trailers(bytes),
@@ -121,7 +120,8 @@ fn lines(section: &[u8]) -> Result<impl Iterator<Item = &[u8]>, FramingError> {
 fn request_line(line: &[u8]) -> Result<bool, FramingError> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target, version, rest) = (parts.next(), parts.next(), parts.next(), parts.next());
-    let valid = method.is_some_and(is_token) && target.is_some_and(|target| !target.is_empty()) && rest.is_none();
+    let valid =
+        method.is_some_and(is_token) && target.is_some_and(|target| !target.is_empty()) && rest.is_none();
     match version {
         Some(b"HTTP/1.1") if valid => Ok(false),
         Some(b"HTTP/1.0") if valid => Ok(true),
@@ -145,12 +145,14 @@ fn header(line: &[u8]) -> Result<(String, &[u8]), FramingError> {
 }
 
 fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !text.is_empty()
+        && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 /// A number of digits only: no sign, no list, no space; at most 18 digits.
 fn number(text: &[u8], radix: u32) -> Option<u64> {
-    let digits = !text.is_empty() && text.len() <= 18 && text.iter().all(|byte| char::from(*byte).is_digit(radix));
+    let digits =
+        !text.is_empty() && text.len() <= 18 && text.iter().all(|byte| char::from(*byte).is_digit(radix));
     let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
     u64::from_str_radix(text, radix).ok().filter(|number| i64::try_from(*number).is_ok())
 }

@@ -112,7 +112,11 @@ impl<S: AsyncRead + Unpin, F> StrictReader<S, F> {
 }
 
 impl<S: AsyncWrite + Unpin, F: Unpin> AsyncWrite for StrictReader<S, F> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, data)
     }
 

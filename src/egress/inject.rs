@@ -56,13 +56,22 @@ impl InjectError {
 }
 
 /// Puts the permit's credential, if it has one, into `request`.
-pub(super) async fn apply(permit: &Permit, vault: &Vault, request: &mut Canonical) -> Result<(), InjectError> {
+pub(super) async fn apply(
+    permit: &Permit,
+    vault: &Vault,
+    request: &mut Canonical,
+) -> Result<(), InjectError> {
     let Some(name) = permit.credential() else { return Ok(()) };
     let credential = vault.document.find(name).ok_or_else(|| InjectError::Unknown(name.to_owned()))?;
     if !matches!(request.site.scheme, Scheme::Https) {
         return Err(InjectError::Cleartext(name.to_owned()));
     }
-    if !credential.admits(&request.site.host, request.site.port, request.method.as_str(), &request.path) {
+    if !credential.admits(
+        &request.site.host.to_string(),
+        request.site.port,
+        request.method.as_str(),
+        request.path.as_str(),
+    ) {
         return Err(InjectError::NotAdmitted(name.to_owned()));
     }
     let secret = vault
@@ -89,7 +98,9 @@ pub(super) async fn apply(permit: &Permit, vault: &Vault, request: &mut Canonica
                 HeaderName::try_from(header.as_str()).map_err(|_| InjectError::Header(header.to_string()))?;
             request.headers.insert(header, sensitive(text).ok_or_else(unusable)?);
         }
-        Kind::Query { parameter } => request.query = Some(with_parameter(request.query.as_deref(), parameter, text)),
+        Kind::Query { parameter } => {
+            request.query = Some(with_parameter(request.query.as_deref(), parameter, text))
+        }
     }
     Ok(())
 }
@@ -104,7 +115,8 @@ fn sensitive(text: &str) -> Option<HeaderValue> {
 fn remove_header(headers: &mut HeaderMap, name: &str) {
     let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
     let wanted = plain(name);
-    let found: Vec<HeaderName> = headers.keys().filter(|key| plain(key.as_str()) == wanted).cloned().collect();
+    let found: Vec<HeaderName> =
+        headers.keys().filter(|key| plain(key.as_str()) == wanted).cloned().collect();
     for key in found {
         headers.remove(key);
     }
@@ -128,7 +140,8 @@ fn base64(bytes: &[u8]) -> Zeroizing<String> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = Zeroizing::new(String::with_capacity(bytes.len().div_ceil(3) * 4));
     for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0_usize, |bits, at| bits << 8 | usize::from(group.get(at).copied().unwrap_or(0)));
+        let bits =
+            (0..3).fold(0_usize, |bits, at| bits << 8 | usize::from(group.get(at).copied().unwrap_or(0)));
         for place in 0..4 {
             let digit = ALPHABET[bits >> (18 - 6 * place) & 63];
             text.push(if place <= group.len() { char::from(digit) } else { '=' });

@@ -10,13 +10,19 @@ use super::connection::Rewound;
 use super::http;
 use super::outlet::Outlet;
 use super::request::Site;
+use crate::policy::Host;
 
 /// How long a client may take for its handshake.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Serves a connection whose hello agrees with `site`.
 pub(super) async fn serve(outlet: &Arc<Outlet>, site: &Site, stream: Rewound) {
-    let config = match outlet.leaves.server_config(&site.host.to_string()) {
+    // A certificate names an IPv6 address without the brackets of a URL.
+    let name = match &site.host {
+        Host::Name(name) => name.as_str().to_owned(),
+        Host::Address(address) => address.to_string(),
+    };
+    let config = match outlet.leaves.server_config(&name) {
         Ok(config) => config,
         Err(error) => return tracing::error!(%error, host = %site.host, "no certificate for an allowed host"),
     };

@@ -44,11 +44,8 @@ impl Site {
 
     /// `host`, or `host:port` where the port is not the scheme's.
     pub(super) fn authority(&self) -> String {
-        let host = match &self.host {
-            Host::Address(std::net::IpAddr::V6(address)) => format!("[{address}]"),
-            host => host.to_string(),
-        };
-        if self.port == self.default_port() { host } else { format!("{host}:{}", self.port) }
+        let host = &self.host;
+        if self.port == self.default_port() { host.to_string() } else { format!("{host}:{}", self.port) }
     }
 }
 
@@ -158,8 +155,13 @@ fn check_framing(headers: &HeaderMap) -> Result<(), RequestError> {
 
 /// An offer of another HTTP version may be ignored; a WebSocket client needs to hear that it gets none.
 fn check_upgrade(headers: &HeaderMap) -> Result<(), RequestError> {
-    let is_websocket = |value: &http::HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"websocket");
-    if headers.get_all(header::UPGRADE).iter().any(is_websocket) { Err(RequestError::Upgrade) } else { Ok(()) }
+    let is_websocket =
+        |value: &http::HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"websocket");
+    if headers.get_all(header::UPGRADE).iter().any(is_websocket) {
+        Err(RequestError::Upgrade)
+    } else {
+        Ok(())
+    }
 }
 
 /// Host header and request target must both name the connection's origin.

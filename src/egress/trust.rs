@@ -50,7 +50,10 @@ pub(super) fn client_config(settings: &Settings) -> Result<ClientConfig, TrustEr
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     for (index, document) in settings.root_documents.iter().enumerate() {
-        let path = settings.roots.get(index).map_or_else(|| format!("number {index}"), |path| path.display().to_string());
+        let path = settings
+            .roots
+            .get(index)
+            .map_or_else(|| format!("number {index}"), |path| path.display().to_string());
         add_document(&mut roots, &path, document)?;
     }
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

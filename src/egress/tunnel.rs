@@ -50,7 +50,12 @@ async fn connect(
         Ok(open) => open,
         Err(error) => return Err((error.into(), client)),
     };
-    let mut running = Running { open: Some(open), outcome: Outcome::default(), up: AtomicU64::new(0), down: AtomicU64::new(0) };
+    let mut running = Running {
+        open: Some(open),
+        outcome: Outcome::default(),
+        up: AtomicU64::new(0),
+        down: AtomicU64::new(0),
+    };
     match outlet.upstream.connect(&addresses).await {
         Ok((origin, address)) => {
             running.outcome.address = Some(address);

@@ -233,13 +233,16 @@ impl Upstream {
         Ok(Connection { sender, address })
     }
 
-    async fn handshake<S>(&self, permit: &Permit, stream: S) -> Result<http1::SendRequest<Body>, UpstreamError>
+    async fn handshake<S>(
+        &self,
+        permit: &Permit,
+        stream: S,
+    ) -> Result<http1::SendRequest<Body>, UpstreamError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (sender, driver) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|cause| http_error(permit, cause))?;
+        let (sender, driver) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|cause| http_error(permit, cause))?;
         self.shutdown.spawn_until_cancelled(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -256,7 +259,10 @@ enum Failed {
     Sent(hyper::Error),
 }
 
-async fn try_pooled(connection: &mut Connection, request: Request<Body>) -> Result<Response<Incoming>, Failed> {
+async fn try_pooled(
+    connection: &mut Connection,
+    request: Request<Body>,
+) -> Result<Response<Incoming>, Failed> {
     if !matches!(timeout(READY, connection.sender.ready()).await, Ok(Ok(()))) {
         return Err(Failed::Unsent(Box::new(request)));
     }
