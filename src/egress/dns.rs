@@ -43,7 +43,7 @@ impl fmt::Debug for Zone {
 
 /// What is said about a question, before it is a message.
 enum Answer {
-    Address(RData),
+    Address(Box<RData>),
     /// The name exists, but has nothing of this type.
     Empty,
     Blocked(&'static str),
@@ -139,8 +139,8 @@ fn spelling(name: &hickory_proto::rr::Name) -> String {
 
 fn typed(kind: RecordType, v4: Ipv4Addr, v6: Ipv6Addr) -> Answer {
     match kind {
-        RecordType::A => Answer::Address(RData::A(A(v4))),
-        RecordType::AAAA => Answer::Address(RData::AAAA(AAAA(v6))),
+        RecordType::A => Answer::Address(Box::new(RData::A(A(v4)))),
+        RecordType::AAAA => Answer::Address(Box::new(RData::AAAA(AAAA(v6)))),
         // HTTPS and SVCB would name other ports and protocols, TXT and NULL carry data; none of it is ours to give.
         _ => Answer::Empty,
     }
@@ -152,7 +152,7 @@ fn complete(response: &mut Message, with_edns: bool, answer: Answer) {
     match answer {
         Answer::Address(data) => {
             if let Some(question) = response.queries.first() {
-                let record = Record::from_rdata(question.name().clone(), TTL, data);
+                let record = Record::from_rdata(question.name().clone(), TTL, *data);
                 response.add_answer(record);
             }
         }

@@ -97,16 +97,14 @@ impl<S: AsyncRead + Unpin, F> StrictReader<S, F> {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let limit = usize::try_from(left).unwrap_or(usize::MAX).min(out.remaining());
-        let mut space = out.take(limit);
+        let mut space = ReadBuf::new(out.initialize_unfilled_to(limit));
         ready!(Pin::new(&mut self.inner).poll_read(context, &mut space))?;
         let length = space.filled().len();
+        out.advance(length);
         self.expected = match left - length as u64 {
             0 => Expected::Head,
             left => Expected::Body(left),
         };
-        // `take` shares the memory but not the marks of what is filled.
-        let read = space.filled().to_vec();
-        out.put_slice(&read);
         Poll::Ready(Ok(()))
     }
 }

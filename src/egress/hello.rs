@@ -10,7 +10,7 @@ use tokio::time::timeout;
 /// How long a client may take for its first bytes.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Largest ClientHello; those with post-quantum keys have about 2 KiB.
+/// Largest `ClientHello`; those with post-quantum keys have about 2 KiB.
 const LIMIT: usize = 16 * 1024;
 
 /// First byte of a TLS handshake record (RFC 8446, section 5.1).
@@ -22,7 +22,7 @@ const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 /// What a connection begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Opening {
-    /// A valid ClientHello.
+    /// A valid `ClientHello`.
     Tls {
         /// The server name it asks for, in lower case.
         server_name: Option<String>,
@@ -106,7 +106,7 @@ fn handshake(mut records: &[u8]) -> Vec<u8> {
     joined
 }
 
-/// The types of the extensions of a ClientHello (RFC 8446, section 4.1.2).
+/// The types of the extensions of a `ClientHello` (RFC 8446, section 4.1.2).
 fn extensions(hello: &[u8]) -> Option<Vec<u16>> {
     // Type and length of the message, version, random.
     let rest = hello.get(4 + 2 + 32..)?;

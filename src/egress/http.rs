@@ -54,7 +54,7 @@ async fn answer(outlet: &Arc<Outlet>, site: &Site, request: Request<Incoming>) -
     let (head, body) = request.into_parts();
     let prepared = match prepare(outlet, site, head, &mut facts).await {
         Ok(prepared) => prepared,
-        Err(refusal) => return refuse(outlet, &refusal, facts),
+        Err(refusal) => return refuse(outlet, site, &refusal, facts),
     };
     match perform(outlet, prepared, body, &facts).await {
         Ok(response) => response,
@@ -63,14 +63,18 @@ async fn answer(outlet: &Arc<Outlet>, site: &Site, request: Request<Incoming>) -
 }
 
 /// Records and explains a request that does not go out.
-fn refuse(outlet: &Outlet, refusal: &Refusal, facts: Facts) -> Response<Body> {
+fn refuse(outlet: &Outlet, site: &Site, refusal: &Refusal, facts: Facts) -> Response<Body> {
     let rule = match refusal {
         Refusal::Denied(denial) => denial.rule.clone(),
         _ => facts.rule.clone(),
     };
     let facts = Facts { rule, reason: Some(refusal.reason().to_owned()), ..facts };
     if refusal.is_denial() {
-        outlet.deny(Kind::Request, &facts, refusal.to_string());
+        let text = match refusal {
+            Refusal::Request(error) => format!("{}: {error}", site.authority()),
+            _ => refusal.to_string(),
+        };
+        outlet.deny(Kind::Request, &facts, text);
     } else {
         outlet.fail(Kind::Request, &facts, refusal.status());
     }

@@ -99,7 +99,7 @@ pub(super) async fn apply(
             request.headers.insert(header, sensitive(text).ok_or_else(unusable)?);
         }
         Kind::Query { parameter } => {
-            request.query = Some(with_parameter(request.query.as_deref(), parameter, text))
+            request.query = Some(with_parameter(request.query.as_deref(), parameter, text));
         }
     }
     Ok(())

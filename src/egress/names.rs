@@ -1,6 +1,6 @@
 //! Synthetic addresses: the n-th name that a workspace resolves has the n-th address of two ranges.
 //!
-//! IPv4: 198.18.0.0/15 (RFC 2544, never routed). IPv6: fd68:616e:6473::/48 (RFC 4193). The numbers are kept by the
+//! IPv4: 198.18.0.0/15 (RFC 2544, never routed). IPv6: `fd68:616e:6473::/48` (RFC 4193). The numbers are kept by the
 //! caller before an answer carries them, so a name has one address for the life of its workspace.
 
 use std::collections::HashMap;
