@@ -1,0 +1,1 @@
+//! The promises of credentials, row by row.
