@@ -1,0 +1,175 @@
+//! Files of a workspace: opened inside by init with the rights of the sandbox's user, moved by descriptor.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::error::{Error, Reason};
+use super::running::Running;
+use super::types::{DirectoryEntry, FileKind, Stat};
+use crate::jail::wire::{Facts, FileOrder, Listing, Outcome};
+
+/// Largest entry of a directory listing in bytes; a name has at most 255, a link's target 4096.
+const LARGEST_ENTRY: usize = 16 * 1024;
+/// Most entries of one listing.
+const MOST_ENTRIES: usize = 1_000_000;
+
+/// A file that has no name yet. Dropped, it has never been.
+#[derive(Debug)]
+pub struct NewFile {
+    running: Arc<Running>,
+    path: Vec<u8>,
+    file: File,
+}
+
+impl NewFile {
+    /// The file, open for writing.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives it its name, replacing at once what had that name.
+    ///
+    /// # Errors
+    /// What the kernel says, for example `EISDIR`.
+    pub async fn commit(self) -> Result<Stat, Error> {
+        // What was acknowledged survives the loss of power.
+        self.file.sync_all().map_err(|error| from_io(&self.path, &error))?;
+        let order = FileOrder::Commit { path: self.path.clone() };
+        let (outcome, _) = ask(&self.running, order, Some(&self.file), &self.path).await?;
+        facts(outcome, &self.path)
+    }
+}
+
+pub(super) async fn open(running: &Running, path: &[u8]) -> Result<(File, Stat), Error> {
+    check(path)?;
+    let (outcome, file) = ask(running, FileOrder::Open { path: path.to_vec() }, None, path).await?;
+    let file = regular(file, path)?;
+    Ok((file, facts(outcome, path)?))
+}
+
+pub(super) async fn create(
+    running: Arc<Running>,
+    path: &[u8],
+    mode: Option<u32>,
+    parents: bool,
+) -> Result<NewFile, Error> {
+    check(path)?;
+    let order = FileOrder::Create { path: path.to_vec(), mode: mode.map(|mode| mode & 0o777), parents };
+    let (_, file) = ask(&running, order, None, path).await?;
+    let file = regular(file, path)?;
+    Ok(NewFile { running, path: path.to_vec(), file })
+}
+
+pub(super) async fn stat(running: &Running, path: &[u8], follow: bool) -> Result<Stat, Error> {
+    check(path)?;
+    let (outcome, _) = ask(running, FileOrder::Stat { path: path.to_vec(), follow }, None, path).await?;
+    facts(outcome, path)
+}
+
+pub(super) async fn list(running: &Running, path: &[u8]) -> Result<Vec<DirectoryEntry>, Error> {
+    check(path)?;
+    let (_, pipe) = ask(running, FileOrder::List { path: path.to_vec() }, None, path).await?;
+    let pipe = pipe.ok_or_else(|| odd(path))?;
+    let name = path.to_vec();
+    let read = tokio::task::spawn_blocking(move || entries(pipe, &name)).await;
+    let mut entries = read.map_err(|_ended| odd(path))??;
+    entries.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(entries)
+}
+
+async fn ask(
+    running: &Running,
+    order: FileOrder,
+    file: Option<&File>,
+    path: &[u8],
+) -> Result<(Outcome, Option<OwnedFd>), Error> {
+    running
+        .init
+        .file(order, file)
+        .await
+        .map_err(|error| Error::from_init(error, String::from_utf8_lossy(path)))
+}
+
+/// The descriptor came from inside: whatever else it is, we only move the bytes of a regular file.
+fn regular(file: Option<OwnedFd>, path: &[u8]) -> Result<File, Error> {
+    let file = File::from(file.ok_or_else(|| odd(path))?);
+    if !file.metadata().map_err(|error| from_io(path, &error))?.is_file() {
+        let object = String::from_utf8_lossy(path).into_owned();
+        return Err(Error::new(Reason::InvalidArgument, "not a regular file", object, "name a regular file"));
+    }
+    Ok(file)
+}
+
+/// Reads the listing to its end. The other side is as trustworthy as the sandbox itself.
+fn entries(pipe: OwnedFd, path: &[u8]) -> Result<Vec<DirectoryEntry>, Error> {
+    let mut pipe = std::io::BufReader::new(File::from(pipe));
+    let mut entries = Vec::new();
+    let mut buffer = vec![0_u8; LARGEST_ENTRY];
+    loop {
+        let mut length = [0_u8; 4];
+        pipe.read_exact(&mut length).map_err(|error| from_io(path, &error))?;
+        let piece =
+            usize::try_from(u32::from_le_bytes(length)).ok().and_then(|length| buffer.get_mut(..length));
+        let piece = piece.ok_or_else(|| odd(path))?;
+        pipe.read_exact(piece).map_err(|error| from_io(path, &error))?;
+        match postcard::from_bytes(piece).map_err(|_malformed| odd(path))? {
+            Listing::Entry(name, facts) => entries.push(DirectoryEntry { name, stat: facts.into() }),
+            Listing::End => return Ok(entries),
+        }
+        if entries.len() > MOST_ENTRIES {
+            let object = String::from_utf8_lossy(path).into_owned();
+            let remedy = format!("more than {MOST_ENTRIES} entries; list it with a command");
+            return Err(Error::new(Reason::ResourceExhausted, "directory too large", object, remedy));
+        }
+    }
+}
+
+fn check(path: &[u8]) -> Result<(), Error> {
+    if path.starts_with(b"/") && !path.contains(&0) {
+        return Ok(());
+    }
+    let object = String::from_utf8_lossy(path).into_owned();
+    Err(Error::invalid(object, "an absolute path inside the workspace, without NUL"))
+}
+
+fn facts(outcome: Outcome, path: &[u8]) -> Result<Stat, Error> {
+    match outcome {
+        Outcome::Facts(facts) => Ok(facts.into()),
+        _ => Err(odd(path)),
+    }
+}
+
+fn odd(path: &[u8]) -> Error {
+    let object = String::from_utf8_lossy(path).into_owned();
+    Error::new(Reason::Internal, "unexpected answer of init", object, "stop the workspace and start it again")
+}
+
+fn from_io(path: &[u8], error: &std::io::Error) -> Error {
+    let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+    let reason = if full { Reason::ResourceExhausted } else { Reason::Internal };
+    let object = String::from_utf8_lossy(path).into_owned();
+    Error::new(reason, "file", object, error.to_string())
+}
+
+impl From<Facts> for Stat {
+    fn from(facts: Facts) -> Self {
+        let kind = match facts.mode & libc::S_IFMT {
+            libc::S_IFREG => FileKind::File,
+            libc::S_IFDIR => FileKind::Directory,
+            libc::S_IFLNK => FileKind::Symlink,
+            _ => FileKind::Other,
+        };
+        Self {
+            kind,
+            size: facts.size,
+            mode: facts.mode & 0o7777,
+            uid: facts.uid,
+            gid: facts.gid,
+            modified_ns: facts.modified_ns,
+            link_target: facts.link_target,
+        }
+    }
+}

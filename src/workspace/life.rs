@@ -1,0 +1,263 @@
+//! The life of one workspace: one task owns its state, requests come through a queue, and what it is now is published.
+//!
+//! ```text
+//!              start               Ready
+//!   Stopped ----------> Starting ----------> Running
+//!      ^  ^                |  refused           |
+//!      |  `--- Failed <----'                    | stop, or the end of init
+//!      `----------------------------------------'
+//!   delete: from every state; the task ends
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Shared;
+use super::error::{Error, Reason};
+use super::record::Record;
+use super::running::{Events, Identity, Running};
+use super::terms::Terms;
+use super::types::State;
+use crate::egress::CertificateAuthority;
+use crate::jail::wire::{Ask, Channel, Done, JailRequest, Order, Report};
+use crate::journal::Cause;
+
+/// How long commands may take to end after TERM when their workspace stops.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long after that init itself may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What others ask of a workspace's task.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Run.
+    Start(oneshot::Sender<Result<(), Error>>),
+    /// Stop running; commands get TERM first.
+    Stop(oneshot::Sender<Result<(), Error>>),
+    /// Be gone, with all files.
+    Delete(oneshot::Sender<Result<(), Error>>),
+    /// It has been running under an earlier daemon.
+    Adopt(u64, Report, Channel, oneshot::Sender<Result<(), Error>>),
+    /// The supervisor has reaped the init of this generation.
+    Ended(u64),
+}
+
+/// What a workspace is now.
+#[derive(Clone, Debug)]
+pub(super) struct Published {
+    pub(super) state: State,
+    pub(super) failure: Option<String>,
+    pub(super) generation: u64,
+    pub(super) running: Option<Arc<Running>>,
+    pub(super) deleted: bool,
+}
+
+impl Published {
+    pub(super) fn stopped(generation: u64) -> Self {
+        Self { state: State::Stopped, failure: None, generation, running: None, deleted: false }
+    }
+}
+
+/// The task.
+pub(super) struct Life {
+    shared: Arc<Shared>,
+    record: Record,
+    published: watch::Sender<Published>,
+    requests: mpsc::Receiver<Request>,
+    running: Option<Arc<Running>>,
+    /// Why init ends, if we asked for it.
+    stopping: bool,
+}
+
+impl Life {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        record: Record,
+        published: watch::Sender<Published>,
+        requests: mpsc::Receiver<Request>,
+    ) -> Self {
+        Self { shared, record, published, requests, running: None, stopping: false }
+    }
+
+    pub(super) async fn live(mut self) {
+        while let Some(request) = self.requests.recv().await {
+            match request {
+                Request::Start(reply) => {
+                    let started = self.start().await;
+                    answer(reply, started);
+                }
+                Request::Stop(reply) => {
+                    let stopped = self.stop(GRACE).await;
+                    answer(reply, stopped);
+                }
+                Request::Delete(reply) => {
+                    let deleted = self.delete().await;
+                    let gone = deleted.is_ok();
+                    answer(reply, deleted);
+                    if gone {
+                        return;
+                    }
+                }
+                Request::Adopt(generation, report, channel, reply) => {
+                    let adopted = self.adopt(generation, report, channel).await;
+                    answer(reply, adopted);
+                }
+                Request::Ended(generation) => self.ended(generation),
+            }
+        }
+    }
+
+    async fn start(&mut self) -> Result<(), Error> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        self.record.generation += 1;
+        self.publish(State::Starting, None);
+        match self.make().await {
+            Ok((running, events)) => {
+                self.shared.shutdown.spawn_until_cancelled(Arc::clone(&running).follow(events));
+                self.running = Some(running);
+                self.stopping = false;
+                self.publish(State::Running, None);
+                Ok(())
+            }
+            Err(error) => {
+                self.publish(State::Failed, Some(error.to_string()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(&self) -> Result<(Arc<Running>, Events), Error> {
+        let record = &self.record;
+        let shared = &self.shared;
+        let terms = Terms::resolve(&record.spec, &shared.operator)?;
+        // The generation is on the disk before anything carries it.
+        shared.state.save(&record.id, &record.spec.key, record, record.durability())?;
+        let authority = CertificateAuthority::generate(record.id.as_str()).map_err(|error| {
+            Error::new(Reason::Internal, "certificate authority", error, "see the daemon's log")
+        })?;
+        let request = JailRequest {
+            workspace: record.id.clone(),
+            generation: record.generation,
+            image: record.spec.image.clone(),
+            volumes: terms.volumes.clone(),
+            authority: authority.certificate_pem().to_owned(),
+            limits: terms.limits,
+            seccomp: terms.seccomp.clone(),
+        };
+        let (done, descriptors) = shared.supervisor.ask(Ask::Start(Box::new(request))).await?;
+        let (Done::Started(report), Some(channel)) = (done, Channel::from_descriptors(descriptors)) else {
+            return Err(Error::new(
+                Reason::Internal,
+                "start",
+                &record.id,
+                "unexpected answer of the supervisor",
+            ));
+        };
+        let placeholders = shared.operator.credentials.placeholders();
+        let made = (report, Some(Identity { authority, placeholders }));
+        match Running::assemble(shared, record, terms, channel, made) {
+            Ok(made) => Ok(made),
+            Err(error) => {
+                shared.supervisor.ask(Ask::Kill { workspace: record.id.clone() }).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn adopt(&mut self, generation: u64, report: Report, channel: Channel) -> Result<(), Error> {
+        self.record.generation = self.record.generation.max(generation);
+        let terms = Terms::resolve(&self.record.spec, &self.shared.operator)?;
+        let (running, events) =
+            Running::assemble(&self.shared, &self.record, terms, channel, (report, None))?;
+        running.restore();
+        self.shared.shutdown.spawn_until_cancelled(Arc::clone(&running).follow(events));
+        running.reconcile().await;
+        self.running = Some(running);
+        self.publish(State::Running, None);
+        Ok(())
+    }
+
+    /// Ends the commands politely, then init; returns when the kernel has ended everything.
+    async fn stop(&mut self, grace: Duration) -> Result<(), Error> {
+        let Some(running) = self.running.clone() else { return Ok(()) };
+        self.stopping = true;
+        if !grace.is_zero() {
+            let order = Order::Stop { grace: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+            let asked = running.init.ask(order, &[]).await;
+            if asked.is_ok() && self.await_end(running.generation, grace + PATIENCE).await {
+                return Ok(());
+            }
+        }
+        self.shared.supervisor.ask(Ask::Kill { workspace: self.record.id.clone() }).await?;
+        self.ended(running.generation);
+        Ok(())
+    }
+
+    /// Whether the supervisor tells of the end in time. Other requests that come meanwhile are told to try again.
+    async fn await_end(&mut self, generation: u64, patience: Duration) -> bool {
+        let waited = tokio::time::timeout(patience, async {
+            while let Some(request) = self.requests.recv().await {
+                match request {
+                    Request::Ended(ended) => {
+                        self.ended(ended);
+                        if ended == generation {
+                            return true;
+                        }
+                    }
+                    Request::Start(reply)
+                    | Request::Stop(reply)
+                    | Request::Delete(reply)
+                    | Request::Adopt(_, _, _, reply) => {
+                        let busy = Error::new(
+                            Reason::Unavailable,
+                            "the workspace is stopping",
+                            &self.record.id,
+                            "try again",
+                        );
+                        answer(reply, Err(busy));
+                    }
+                }
+            }
+            false
+        });
+        waited.await.unwrap_or(false)
+    }
+
+    fn ended(&mut self, generation: u64) {
+        let Some(running) = self.running.take_if(|running| running.generation == generation) else { return };
+        running.ended(if self.stopping { Cause::WorkspaceStopped } else { Cause::Lost });
+        self.publish(State::Stopped, None);
+    }
+
+    async fn delete(&mut self) -> Result<(), Error> {
+        self.stop(Duration::ZERO).await?;
+        // First the row, so that a crash leaves files without a workspace, which the next start removes.
+        self.shared.state.remove(&self.record.id, self.record.durability())?;
+        let removed =
+            self.shared.supervisor.ask(Ask::RemoveFiles { workspace: self.record.id.clone() }).await;
+        if let Err(refusal) = removed {
+            tracing::warn!(%refusal, workspace = %self.record.id, "files stay until the next start");
+        }
+        if let Err(error) = self.shared.journals.remove_all(&self.record.id) {
+            tracing::warn!(%error, "journals stay until the next start");
+        }
+        self.published.send_modify(|published| published.deleted = true);
+        Ok(())
+    }
+
+    fn publish(&self, state: State, failure: Option<String>) {
+        let (generation, running) = (self.record.generation, self.running.clone());
+        self.published.send_replace(Published { state, failure, generation, running, deleted: false });
+    }
+}
+
+/// Whoever asked may have gone away; what was asked for is done all the same.
+fn answer(reply: oneshot::Sender<Result<(), Error>>, result: Result<(), Error>) {
+    if let Err(Err(error)) = reply.send(result) {
+        tracing::warn!(%error, "nobody waits for this any more");
+    }
+}
