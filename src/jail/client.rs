@@ -208,7 +208,7 @@ impl SupervisorClient {
             waiting: Arc::new(Waiting::new()),
         };
         let (events, received) = mpsc::unbounded_channel();
-        scope.spawn(client.clone().listen(events));
+        scope.spawn_until_cancelled(client.clone().listen(events));
         Ok((client, received))
     }
 
@@ -243,5 +243,14 @@ impl SupervisorClient {
         let gone = |_ended| Refusal::new("ask the supervisor", "it is gone");
         let (result, descriptors) = answer.await.map_err(gone)?;
         Ok((result?, descriptors))
+    }
+
+    /// Says something that has no answer.
+    ///
+    /// # Errors
+    /// That the supervisor is gone.
+    pub async fn tell(&self, ask: Ask) -> Result<(), Refusal> {
+        let sent = self.connection.send(&ToSupervisor { id: 0, ask }, &[]).await;
+        sent.map_err(|error| Refusal::new("tell the supervisor", error))
     }
 }

@@ -96,7 +96,9 @@ fn run(root: &OwnedFd, step: &Step, sources: &mut [Option<OwnedFd>]) -> Result<(
             memory(root, path, *size, mode).map_err(refuse("mount tmpfs", path))
         }
         Step::Processes => {
-            let tree = new_filesystem(c"proc", &[], LOCKED).map_err(refuse("make procfs", "/proc"))?;
+            // init, whose command line is the supervisor's own, does not show.
+            let hidden = [(c"hidepid", c"invisible")];
+            let tree = new_filesystem(c"proc", &hidden, LOCKED).map_err(refuse("make procfs", "/proc"))?;
             let target = directory(root, Path::new("/proc"), 0o755).map_err(refuse("mkdir", "/proc"))?;
             attach(&tree, target).map_err(refuse("mount", "/proc"))?;
             forbid_namespaces(&tree).map_err(refuse("forbid namespaces", "/proc/sys/user"))

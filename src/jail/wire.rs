@@ -36,6 +36,13 @@ pub enum Ask {
         /// Its name in that document.
         credential: String,
     },
+    /// The daemon serves. Not answered.
+    Serving,
+    /// The daemon can't serve, and why: what, which object, what to do. Not answered.
+    Unfit {
+        /// One line.
+        problem: String,
+    },
 }
 
 /// Everything that a caller can choose about a jail. The supervisor adds the rest and admits nothing else.
@@ -75,7 +82,7 @@ pub struct Limits {
 /// Supervisor to daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromSupervisor {
-    /// First message to a new daemon. Descriptors: API listener, memory file, operator's documents.
+    /// First message to a new daemon. Descriptor: the API's listener.
     Hello(Hello),
     /// A workspace that has been running all the while. Descriptors: its [`Channel`].
     Running {
@@ -115,11 +122,13 @@ pub struct Hello {
     pub owner: u32,
     /// Whether the supervisor has no privileges.
     pub rootless: bool,
-    /// Text of the operator's documents.
+    /// Text of the operator's documents, each with its file name for messages.
     pub documents: BTreeMap<Document, (String, String)>,
+    /// PEM certificates that upstreams may be verified with, beside the machine's own.
+    pub roots: Vec<String>,
 }
 
-/// The operator's documents, each with its file name for messages.
+/// The operator's documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Document {
     /// `hands.toml`.
@@ -178,13 +187,15 @@ pub enum Strength {
     Missing,
 }
 
-/// The descriptors of a running workspace, in this order: init's socket, then listeners.
+/// The descriptors of a running workspace, in this order: init's socket, its memory file, then listeners.
 ///
-/// Listeners exist for IPv4 and, where the kernel has it, IPv6, so there are four or seven descriptors.
+/// Listeners exist for IPv4 and, where the kernel has it, IPv6, so there are five or eight descriptors.
 #[derive(Debug)]
 pub struct Channel {
     /// The daemon's end of init's socket.
     pub control: std::os::fd::OwnedFd,
+    /// What the daemon must remember about this workspace and must never write to disk.
+    pub memory: std::os::fd::OwnedFd,
     /// TCP sockets that get every connection the workspace makes.
     pub tcp: Vec<std::os::fd::OwnedFd>,
     /// UDP sockets that get every DNS datagram.
@@ -197,15 +208,16 @@ impl Channel {
     /// Sorts received descriptors; `None` if it is not their number.
     #[must_use]
     pub fn from_descriptors(mut descriptors: Vec<std::os::fd::OwnedFd>) -> Option<Self> {
-        if descriptors.len() != 4 && descriptors.len() != 7 {
+        if descriptors.len() != 5 && descriptors.len() != 8 {
             return None;
         }
         let control = descriptors.remove(0);
+        let memory = descriptors.remove(0);
         let (mut tcp, mut dns_udp, mut dns_tcp) = (Vec::new(), Vec::new(), Vec::new());
         for (at, descriptor) in descriptors.into_iter().enumerate() {
             [&mut tcp, &mut dns_udp, &mut dns_tcp][at % 3].push(descriptor);
         }
-        Some(Self { control, tcp, dns_udp, dns_tcp })
+        Some(Self { control, memory, tcp, dns_udp, dns_tcp })
     }
 }
 

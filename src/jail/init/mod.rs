@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id as Whom, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use self::process::Process;
@@ -329,5 +329,6 @@ fn everybody(signal: Signal) {
 
 /// Whether no child is left, not even one that was handed to us.
 fn nothing_left() -> bool {
-    waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD)
+    let look = WaitPidFlag::WNOHANG | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    waitid(Whom::All, look) == Err(Errno::ECHILD)
 }

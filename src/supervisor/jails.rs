@@ -1,0 +1,281 @@
+//! The table of jails: from the daemon's request to the last reaped process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Pid, geteuid};
+
+use super::state_dir::StateDir;
+use crate::id::Id;
+use crate::jail::cgroup::Cgroups;
+use crate::jail::link::Error;
+use crate::jail::plan::Places;
+use crate::jail::setup::{Jail, Jailer, RANGES};
+use crate::jail::wire::{Done, FromSupervisor, JailRequest, Refusal, Report, Setup};
+use crate::sys::process::{Forked, exit_now, fork};
+
+/// Files in which Linux distributions keep the machine's trusted certificates.
+const ROOTS: &[&str] =
+    &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Every jail that has a process.
+#[derive(Debug)]
+pub(super) struct Jails {
+    jailer: Jailer,
+    held: BTreeMap<Id, Held>,
+    free: BTreeSet<u32>,
+    next: u32,
+    removals: BTreeSet<Pid>,
+}
+
+#[derive(Debug)]
+struct Held {
+    jail: Jail,
+    range: u32,
+    stage: Stage,
+    /// Requests to answer when it is gone.
+    waiting: Vec<u64>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Being made for the request with this id.
+    Starting(u64),
+    /// Its listeners, its memory and what holds in it.
+    Running { descriptors: Vec<OwnedFd>, report: Report },
+}
+
+/// Something to tell the daemon.
+pub(super) type Message = (FromSupervisor, Vec<OwnedFd>);
+
+impl Jails {
+    pub(super) fn new(state: &StateDir) -> Self {
+        let jailer = jailer(&state.path, state.rootless());
+        // Whatever an earlier supervisor left in them died with it.
+        jailer.cgroups.sweep();
+        let jails =
+            Self { jailer, held: BTreeMap::new(), free: BTreeSet::new(), next: 1, removals: BTreeSet::new() };
+        jails.sweep_trash()
+    }
+
+    fn sweep_trash(mut self) -> Self {
+        for entry in fs::read_dir(self.trash()).into_iter().flatten().flatten() {
+            self.discard(&entry.path());
+        }
+        self
+    }
+
+    fn trash(&self) -> PathBuf {
+        self.jailer.places.state_dir.join("trash")
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Begins a jail; the answer follows when it stands or fell.
+    pub(super) fn start(&mut self, id: u64, request: JailRequest) -> Result<(), Refusal> {
+        let workspace = request.workspace.clone();
+        if self.held.contains_key(&workspace) {
+            return Err(Refusal::new("start", format!("{workspace} runs already")));
+        }
+        let range = self.free.pop_first().unwrap_or(self.next);
+        if range > RANGES {
+            return Err(Refusal::new("start", format!("{RANGES} workspaces run; stop one first")));
+        }
+        self.next = self.next.max(range + 1);
+        match self.jailer.begin(request, range) {
+            Ok(jail) => {
+                let held = Held { jail, range, stage: Stage::Starting(id), waiting: Vec::new() };
+                self.held.insert(workspace, held);
+                Ok(())
+            }
+            Err(refusal) => {
+                self.free.insert(range);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Ends a jail; true if there is one and the answer follows when it is gone.
+    pub(super) fn kill(&mut self, id: u64, workspace: &Id) -> bool {
+        let Some(held) = self.held.get_mut(workspace) else { return false };
+        held.waiting.push(id);
+        held.jail.kill();
+        true
+    }
+
+    pub(super) fn kill_all(&self) {
+        self.held.values().for_each(|held| held.jail.kill());
+    }
+
+    /// The daemon that asked for these is gone; nobody will use them.
+    pub(super) fn kill_starting(&self) {
+        let starting = self.held.values().filter(|held| matches!(held.stage, Stage::Starting(_)));
+        starting.for_each(|held| held.jail.kill());
+    }
+
+    /// Sockets of jails that are being made.
+    pub(super) fn starting(&self) -> Vec<(Id, BorrowedFd<'_>)> {
+        let starting = self.held.iter().filter(|(_, held)| matches!(held.stage, Stage::Starting(_)));
+        starting.map(|(id, held)| (id.clone(), held.jail.link.socket().as_fd())).collect()
+    }
+
+    /// A jail that is being made has something to say.
+    pub(super) fn heard(&mut self, workspace: &Id) -> Option<Message> {
+        let held = self.held.get_mut(workspace)?;
+        let Stage::Starting(id) = held.stage else { return None };
+        let refused = |refusal| Some((FromSupervisor::Answer { id, result: Err(refusal) }, Vec::new()));
+        let refusal = match held.jail.link.try_receive::<Setup>() {
+            Err(Error::Full) => return None,
+            Ok((Setup::Ready { landlock, ipv6 }, listeners)) => {
+                match ready(held, listeners, self.jailer.report(&held.jail.request.limits, landlock, ipv6)) {
+                    Ok((report, descriptors)) => {
+                        return Some((
+                            FromSupervisor::Answer { id, result: Ok(Done::Started(report)) },
+                            descriptors,
+                        ));
+                    }
+                    Err(refusal) => refusal,
+                }
+            }
+            Ok((Setup::Failed(refusal), _)) => refusal,
+            Ok((Setup::Go { .. }, _)) => Refusal::new("make the jail", "unexpected message"),
+            Err(error) => Refusal::new("make the jail", error),
+        };
+        held.stage = Stage::Running { descriptors: Vec::new(), report: Report::default() };
+        held.jail.kill();
+        refused(refusal)
+    }
+
+    /// What a new daemon has to know about the jails that run.
+    pub(super) fn running(&self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for (workspace, held) in &self.held {
+            let Stage::Running { descriptors, report } = &held.stage else { continue };
+            let Ok(copies) = channel(&held.jail, descriptors) else { continue };
+            let (workspace, generation) = (workspace.clone(), held.jail.request.generation);
+            messages
+                .push((FromSupervisor::Running { workspace, generation, report: report.clone() }, copies));
+        }
+        messages
+    }
+
+    /// A child has ended: what to tell the daemon, in order.
+    pub(super) fn reaped(&mut self, pid: Pid) -> Vec<Message> {
+        if self.removals.remove(&pid) {
+            return Vec::new();
+        }
+        let found = self.held.iter().find(|(_, held)| held.jail.child.pid == pid);
+        let Some(workspace) = found.map(|(workspace, _)| workspace.clone()) else { return Vec::new() };
+        let mut messages = Vec::new();
+        // Its last word may still be in the socket.
+        messages.extend(self.heard(&workspace));
+        let Some(held) = self.held.remove(&workspace) else { return messages };
+        self.free.insert(held.range);
+        let generation = held.jail.request.generation;
+        // The cgroup goes first, so that a start that follows finds none.
+        drop(held.jail);
+        messages.push((FromSupervisor::Ended { workspace, generation }, Vec::new()));
+        let answer = |id| (FromSupervisor::Answer { id, result: Ok(Done::Done) }, Vec::new());
+        messages.extend(held.waiting.into_iter().map(answer));
+        messages
+    }
+
+    /// Takes a stopped workspace's files out of sight at once; a child deletes them.
+    pub(super) fn remove_files(&mut self, workspace: &Id) -> Result<(), Refusal> {
+        if self.held.contains_key(workspace) {
+            return Err(Refusal::new("remove files", format!("{workspace} runs; stop it first")));
+        }
+        let from = self.jailer.places.workspace(workspace);
+        let to = self.trash().join(Id::fresh(workspace.as_str()).as_str());
+        match fs::rename(&from, &to) {
+            Ok(()) => self.discard(&to),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Refusal::new("remove files", format!("{}: {error}", from.display()))),
+        }
+        Ok(())
+    }
+
+    fn discard(&mut self, path: &Path) {
+        match fork() {
+            Ok(Forked::Child) => exit_now(i32::from(remove_tree(path).is_err())),
+            Ok(Forked::Parent(pid)) => drop(self.removals.insert(pid)),
+            Err(error) => tracing::warn!(%error, "files stay in the trash until the next start"),
+        }
+    }
+
+    /// When nothing runs any more.
+    pub(super) fn close(&self) {
+        self.jailer.cgroups.remove();
+    }
+}
+
+/// What makes jails below a state directory.
+pub(super) fn jailer(state_dir: &Path, rootless: bool) -> Jailer {
+    let roots = ROOTS.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default();
+    let home = nix::unistd::User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
+    let places =
+        Places { state_dir: state_dir.to_path_buf(), home: home.unwrap_or_else(|| "/nonexistent".into()) };
+    Jailer { places, cgroups: Cgroups::detect(&instance(state_dir)), roots, rootless }
+}
+
+/// A name for this installation's cgroup: the checksum of its state directory.
+fn instance(state_dir: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    format!("{:08x}", crc32fast::hash(state_dir.as_os_str().as_bytes()))
+}
+
+fn ready(
+    held: &mut Held,
+    listeners: Vec<OwnedFd>,
+    report: Report,
+) -> Result<(Report, Vec<OwnedFd>), Refusal> {
+    let refuse = |error: &dyn ToString| Refusal::new("make a memory file", error.to_string());
+    if listeners.len() != 3 && listeners.len() != 6 {
+        return Err(Refusal::new("make the jail", "wrong number of listeners"));
+    }
+    let memory = memfd_create("workspace", MFdFlags::MFD_CLOEXEC).map_err(|errno| refuse(&errno))?;
+    let mut descriptors = vec![memory];
+    descriptors.extend(listeners);
+    let copies = channel(&held.jail, &descriptors).map_err(|error| refuse(&error))?;
+    held.stage = Stage::Running { descriptors, report: report.clone() };
+    Ok((report, copies))
+}
+
+/// Copies of the descriptors of a [`crate::jail::wire::Channel`]; ours stay.
+fn channel(jail: &Jail, kept: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+    let control = jail.link.socket().try_clone();
+    std::iter::once(control).chain(kept.iter().map(OwnedFd::try_clone)).collect()
+}
+
+/// Deletes a tree that nobody uses any more. Directories are first moved up beside it, so neither the depth of the
+/// tree nor a mode that its owner left can stop us.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    let mut queue = vec![path.to_path_buf()];
+    let mut moved = 0_u64;
+    while let Some(directory) = queue.pop() {
+        open(&directory)?;
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                fs::remove_file(entry.path())?;
+                continue;
+            }
+            open(&entry.path())?;
+            moved += 1;
+            let mut beside = path.as_os_str().to_owned();
+            beside.push(format!(".{moved}"));
+            fs::rename(entry.path(), &beside)?;
+            queue.push(beside.into());
+        }
+        fs::remove_dir(&directory)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The supervisor: privileged, single-threaded, no network. It makes jails, keeps every descriptor that must survive
+//! the daemon, and restarts the daemon.
+//!
+//! ```text
+//! serve --> re-exec from a sealed copy --> prepare the state directory --> event loop
+//!                                                                           |- signals, children, lifeline
+//!                                                                           |- the daemon's socket
+//!                                                                           `- jails that are being made
+//! ```
+//!
+//! Its only input from unprivileged code is the daemon's socket: fixed messages, each validated in [`jails`].
+
+mod daemon_process;
+pub mod doctor;
+mod event_loop;
+mod jails;
+mod operator;
+mod sealed;
+mod state_dir;
+
+pub use state_dir::SOCKET;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::sys::process::adopt_descriptor;
+
+/// What `hands serve` was asked for.
+#[derive(Debug, Default)]
+pub struct ServeOptions {
+    /// Where everything that lasts is kept.
+    pub state_dir: PathBuf,
+    /// The operator's configuration.
+    pub config: Option<PathBuf>,
+    /// The operator's credentials; overrides the configuration's.
+    pub credentials: Option<PathBuf>,
+    /// Read end of a pipe; when its other end closes, everything ends.
+    pub lifeline: Option<RawFd>,
+    /// Where one line is written: `ok`, or `error: ` and why not.
+    pub ready: Option<RawFd>,
+}
+
+/// Why the supervisor ended before its time: what, which object, what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {object}: {remedy}")]
+pub struct Failure {
+    what: &'static str,
+    object: String,
+    remedy: String,
+}
+
+impl Failure {
+    fn new(what: &'static str, object: impl ToString, remedy: impl ToString) -> Self {
+        Self { what, object: object.to_string(), remedy: remedy.to_string() }
+    }
+}
+
+/// Runs until a signal, or the end of the lifeline, asks it to stop.
+#[must_use]
+pub fn serve(options: &ServeOptions) -> ExitCode {
+    let mut ready = Ready::new(options.ready);
+    match run(options, &mut ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            ready.failed(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &ServeOptions, ready: &mut Ready) -> Result<(), Failure> {
+    sealed::ensure()?;
+    let lifeline = options.lifeline.map(adopt_descriptor).transpose();
+    let lifeline =
+        lifeline.map_err(|error| Failure::new("lifeline", error, "pass the number of an open pipe"))?;
+    let operator = operator::Operator::load(options)?;
+    let state = state_dir::StateDir::prepare(&options.state_dir, operator.daemon_uid())?;
+    let jails = jails::Jails::new(&state);
+    event_loop::Supervisor::new(state, operator, jails, lifeline)?.run(ready)
+}
+
+/// Tells whoever started us, once, how it went.
+#[derive(Debug)]
+struct Ready {
+    pipe: Option<File>,
+    told: bool,
+}
+
+impl Ready {
+    fn new(number: Option<RawFd>) -> Self {
+        Self { pipe: number.and_then(|number| adopt_descriptor(number).ok()).map(File::from), told: false }
+    }
+
+    /// Whether nobody has been told yet how the start went.
+    fn pending(&self) -> bool {
+        !self.told
+    }
+
+    fn serving(&mut self) {
+        self.told = true;
+        self.say("ok\n");
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        if !self.say(&format!("error: {failure}\n")) {
+            tracing::error!("{failure}");
+        }
+    }
+
+    fn say(&mut self, line: &str) -> bool {
+        // Whoever does not listen any more does not need to know.
+        self.pipe.take().is_some_and(|mut pipe| pipe.write_all(line.as_bytes()).is_ok())
+    }
+}
