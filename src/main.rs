@@ -1,2 +1,4 @@
-//! x
-fn main() {}
+//! stub
+fn main() -> std::process::ExitCode {
+    hands::cli::main()
+}

@@ -1,0 +1,258 @@
+//! Being the terminal of a command: its output, its input, its signals, until it has ended. A connection that breaks
+//! is taken up again where it broke.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::terminal;
+use crate::api::client::{Client, Status, Streaming, broken};
+use crate::api::proto::process_service_attach_request::Message as Say;
+use crate::api::proto::process_service_attach_response::Message as Told;
+use crate::api::proto::{
+    AttachSignal, AttachStart, OutputStream, Process, ProcessServiceAttachRequest,
+    ProcessServiceAttachResponse, SignalScope, StdinChunk,
+};
+use crate::shutdown::Shutdown;
+
+/// Bytes of stdin in one message.
+const CHUNK: usize = 64 * 1024;
+/// How long a daemon may take to come back.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time between two attempts to reach it.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Signals that are passed on, and whom they would have reached without us: what a terminal sends goes to the group.
+const PASSED: &[(i32, SignalScope)] = &[
+    (libc::SIGINT, SignalScope::Group),
+    (libc::SIGQUIT, SignalScope::Group),
+    (libc::SIGHUP, SignalScope::Group),
+    (libc::SIGTERM, SignalScope::Process),
+    (libc::SIGUSR1, SignalScope::Process),
+    (libc::SIGUSR2, SignalScope::Process),
+];
+
+/// Signals on their way to the command, in the order in which they came.
+pub(super) type Signals = mpsc::UnboundedReceiver<i32>;
+
+/// Begins to catch signals; from now on none ends us.
+pub(super) fn catch_signals(tasks: &Shutdown) -> io::Result<Signals> {
+    let (caught, signals) = mpsc::unbounded_channel();
+    for number in PASSED.iter().map(|(number, _)| *number).chain([libc::SIGWINCH]) {
+        let mut stream = signal(SignalKind::from_raw(number))?;
+        let caught = caught.clone();
+        tasks.spawn_until_cancelled(async move {
+            while stream.recv().await.is_some() {
+                if caught.send(number).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(signals)
+}
+
+/// One command that we are attached to.
+pub(super) struct Attached {
+    pub(super) socket: PathBuf,
+    pub(super) workspace: String,
+    pub(super) process: String,
+    /// The first record that was not told yet.
+    next: u64,
+    input: Input,
+    signals: Signals,
+}
+
+/// stdin as far as it has come.
+struct Input {
+    chunks: mpsc::Receiver<Bytes>,
+    /// Read but not known to be taken.
+    pending: Option<Bytes>,
+    offset: u64,
+    ended: bool,
+}
+
+impl Attached {
+    pub(super) fn new(socket: PathBuf, started: &Process, signals: Signals, tasks: &Shutdown) -> Self {
+        let (sender, chunks) = mpsc::channel(1);
+        tasks.spawn_until_cancelled(read_input(sender));
+        let input = Input { chunks, pending: None, offset: 0, ended: false };
+        let (workspace, process) = (started.workspace.clone(), started.id.clone());
+        Self { socket, workspace, process, next: 0, input, signals }
+    }
+
+    /// Until the command has ended and everything it wrote was written.
+    pub(super) async fn follow(mut self, mut client: Client) -> Result<Process> {
+        loop {
+            match self.attach(&client).await {
+                Ok(ended) => return Ok(ended),
+                Err(error) => match error.downcast_ref::<Status>() {
+                    Some(status) if broken(status) => client = self.reconnect().await?,
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    async fn reconnect(&self) -> Result<Client> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match Client::connect(&self.socket).await {
+                Ok(client) => return Ok(client),
+                Err(error) if Instant::now() >= until => bail!("the daemon is gone: {error}: see its log"),
+                Err(_not_yet) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    async fn attach(&mut self, client: &Client) -> Result<Process> {
+        let (say, said) = mpsc::channel(4);
+        let start = AttachStart {
+            workspace: self.workspace.clone(),
+            process: self.process.clone(),
+            from_sequence: self.next,
+            follow_after_exit: false,
+        };
+        say.send(request(Say::Start(start))).await?;
+        let told = client.processes().attach(ReceiverStream::new(said)).await?.into_inner();
+        let (taken, takes) = watch::channel(self.input.offset);
+        tokio::select! {
+            ended = output(told, &mut self.next, &taken, &say) => ended,
+            never = feed(&mut self.input, &mut self.signals, &say, takes) => match never? {},
+        }
+    }
+}
+
+fn request(message: Say) -> ProcessServiceAttachRequest {
+    ProcessServiceAttachRequest { message: Some(message) }
+}
+
+/// Writes what comes; returns the process when its exit and the end of the stream have come.
+async fn output(
+    mut told: Streaming<ProcessServiceAttachResponse>,
+    next: &mut u64,
+    taken: &watch::Sender<u64>,
+    say: &mpsc::Sender<ProcessServiceAttachRequest>,
+) -> Result<Process> {
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    let mut ended = None;
+    while let Some(message) = told.message().await? {
+        match message.message {
+            Some(Told::Output(chunk)) => {
+                let written = if chunk.stream == i32::from(OutputStream::Stderr) {
+                    write(&mut stderr, &chunk.data).await
+                } else {
+                    write(&mut stdout, &chunk.data).await
+                };
+                *next = chunk.sequence + 1;
+                if let Err(error) = written {
+                    broken_output(&error, say).await?;
+                }
+            }
+            Some(Told::Gap(gap)) => {
+                let bytes = gap.stdout_bytes + gap.stderr_bytes;
+                super::tell(&format!("hands: {bytes} bytes of output were over the limit and are not kept"));
+                *next = gap.sequence;
+            }
+            Some(Told::Exit(exit)) => {
+                *next = exit.sequence + 1;
+                ended = exit.process;
+            }
+            Some(Told::StdinTaken(offset)) => drop(taken.send_replace(offset)),
+            Some(Told::Problem(problem)) => tracing::debug!(%problem.message, "input"),
+            Some(Told::End(_)) => {
+                return ended.ok_or_else(|| {
+                    anyhow::anyhow!("the stream ended without the exit: {next}: a fault of Hands")
+                });
+            }
+            Some(Told::Heartbeat(_)) | None => {}
+        }
+    }
+    Err(cut().into())
+}
+
+/// A stream that ends without its last message was cut.
+fn cut() -> Status {
+    Status::unavailable("the stream was cut")
+}
+
+async fn write(to: &mut (impl AsyncWriteExt + Unpin), data: &[u8]) -> io::Result<()> {
+    to.write_all(data).await?;
+    to.flush().await
+}
+
+/// Nobody reads our output: the command learns it as it would have without us.
+async fn broken_output(error: &io::Error, say: &mpsc::Sender<ProcessServiceAttachRequest>) -> Result<()> {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        bail!("output: {error}: the command goes on, attach to it again");
+    }
+    let signal = AttachSignal { signal: libc::SIGPIPE, scope: SignalScope::Group.into() };
+    Ok(say.send(request(Say::Signal(signal))).await?)
+}
+
+/// Sends input and signals for ever; what was not taken when the connection broke is sent again.
+async fn feed(
+    input: &mut Input,
+    signals: &mut Signals,
+    say: &mpsc::Sender<ProcessServiceAttachRequest>,
+    mut taken: watch::Receiver<u64>,
+) -> Result<std::convert::Infallible> {
+    if let Some(data) = &input.pending {
+        let chunk = StdinChunk { offset: input.offset, data: data.clone() };
+        say.send(request(Say::Stdin(chunk))).await?;
+    } else if input.ended {
+        say.send(request(Say::StdinEnd(input.offset))).await?;
+    }
+    loop {
+        tokio::select! {
+            Some(number) = signals.recv() => {
+                if let Some(message) = passed(number) {
+                    say.send(request(message)).await?;
+                }
+            }
+            chunk = input.chunks.recv(), if input.pending.is_none() && !input.ended => match chunk {
+                Some(data) => {
+                    input.pending = Some(data.clone());
+                    say.send(request(Say::Stdin(StdinChunk { offset: input.offset, data }))).await?;
+                }
+                None => {
+                    input.ended = true;
+                    say.send(request(Say::StdinEnd(input.offset))).await?;
+                }
+            },
+            Ok(()) = taken.changed() => {
+                let offset = *taken.borrow_and_update();
+                if input.pending.as_ref().is_some_and(|data| input.offset + data.len() as u64 <= offset) {
+                    input.pending = None;
+                    input.offset = offset;
+                }
+            }
+        }
+    }
+}
+
+fn passed(number: i32) -> Option<Say> {
+    if number == libc::SIGWINCH {
+        return terminal::present().map(Say::Resize);
+    }
+    let (_, scope) = PASSED.iter().find(|(passed, _)| *passed == number)?;
+    Some(Say::Signal(AttachSignal { signal: number, scope: (*scope).into() }))
+}
+
+async fn read_input(chunks: mpsc::Sender<Bytes>) {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = vec![0_u8; CHUNK];
+    // An input that can't be read has ended.
+    while let Ok(length @ 1..) = stdin.read(&mut buffer).await {
+        if chunks.send(Bytes::copy_from_slice(&buffer[..length])).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Results for people and for programs.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::Format;
+use crate::api::proto::{IsolationStatus, Workspace, WorkspaceState};
+
+/// Columns as wide as their widest cell; the last one as it is.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut out = std::io::stdout().lock();
+    let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
+    for row in std::iter::once(&head).chain(rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:<width$}  "));
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+pub(super) fn json(value: &Value) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+pub(super) fn workspaces(all: &[Workspace], format: Format) -> Result<()> {
+    if format == Format::Json {
+        return json(&Value::Array(all.iter().map(described).collect()));
+    }
+    let row = |workspace: &Workspace| {
+        let spec = workspace.spec.clone().unwrap_or_default();
+        let created = workspace.create_time.map(|time| time.to_string()).unwrap_or_default();
+        let weaker = workspace.isolation.iter().filter(|layer| layer.status() != IsolationStatus::InForce);
+        let weaker: Vec<&str> = weaker.map(|layer| layer.name.as_str()).collect();
+        let note = if workspace.failure.is_empty() { weaker.join(", ") } else { workspace.failure.clone() };
+        vec![
+            spec.key,
+            workspace.id.clone(),
+            state(workspace).into(),
+            workspace.generation.to_string(),
+            created,
+            note,
+        ]
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    table(&["KEY", "ID", "STATE", "STARTS", "CREATED", "WEAKER OR FAILED"], &rows)
+}
+
+fn state(workspace: &Workspace) -> &'static str {
+    match workspace.state() {
+        WorkspaceState::Unspecified => "unknown",
+        WorkspaceState::Stopped => "stopped",
+        WorkspaceState::Starting => "starting",
+        WorkspaceState::Running => "running",
+        WorkspaceState::Failed => "failed",
+    }
+}
+
+fn described(workspace: &Workspace) -> Value {
+    let spec = workspace.spec.clone().unwrap_or_default();
+    let layer = |layer: &crate::api::proto::IsolationLayer| {
+        let status = match layer.status() {
+            IsolationStatus::Unspecified => "unknown",
+            IsolationStatus::InForce => "in_force",
+            IsolationStatus::Weaker => "weaker",
+            IsolationStatus::Missing => "missing",
+        };
+        json!({ "name": layer.name, "status": status, "detail": layer.detail })
+    };
+    json!({
+        "key": spec.key,
+        "id": workspace.id,
+        "state": state(workspace),
+        "generation": workspace.generation,
+        "created": workspace.create_time.map(|time| time.to_string()),
+        "image": spec.image,
+        "labels": spec.labels,
+        "failure": workspace.failure,
+        "isolation": workspace.isolation.iter().map(layer).collect::<Vec<_>>(),
+        "limits": workspace.limits,
+        "policy_digest": workspace.policy_digest,
+    })
+}

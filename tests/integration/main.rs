@@ -1,0 +1,3 @@
+//! Everything that is shown from outside: the architecture, the command line, real sandboxes.
+
+mod layers;
