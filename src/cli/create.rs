@@ -1,5 +1,6 @@
 //! `hands create`, and how a workspace is described on the command line.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -59,10 +60,14 @@ impl Described {
         Ok(WorkspaceSpec {
             image: self.image.clone(),
             policy: self.policy.as_deref().map(policy).transpose()?,
-            env: self.env.iter().map(|variable| pair("variable", variable)).collect::<Result<_>>()?,
+            env: self.env()?,
             volumes: self.volume.iter().map(|text| volume(text)).collect::<Result<_>>()?,
             ..WorkspaceSpec::default()
         })
+    }
+
+    pub(super) fn env(&self) -> Result<HashMap<String, String>> {
+        self.env.iter().map(|variable| pair("variable", variable)).collect()
     }
 }
 

@@ -83,9 +83,17 @@ impl Run {
 
     fn spec(&self) -> Result<WorkspaceSpec> {
         let mut spec = self.described.spec()?;
+        // For this command only: the next run in the same workspace may have others.
+        spec.env.clear();
         spec.ephemeral = self.workspace.is_none() && !self.keep;
         spec.key = self.workspace.clone().unwrap_or_else(|| Id::fresh("run").to_string());
         Ok(spec)
+    }
+
+    fn asked(&self) -> Result<Command> {
+        let mut asked = command(&self.command);
+        asked.env = self.described.env()?.into_iter().map(|(name, value)| (name, value.into())).collect();
+        Ok(asked)
     }
 
     async fn command(&self, socket: &Path, spec: WorkspaceSpec) -> Result<ExitCode> {
@@ -102,7 +110,7 @@ impl Run {
             ensured = async { client.workspaces().ensure(ensure).await.map(drop) } => Ok(ensured),
         };
         let ended = match ended {
-            Ok(Ok(())) => follow(socket, &client, &key, command(&self.command), signals).await,
+            Ok(Ok(())) => follow(socket, &client, &key, self.asked()?, signals).await,
             Ok(Err(status)) => Err(status.into()),
             Err(number) => Ok(ExitCode::from(128 + number)),
         };

@@ -19,7 +19,7 @@ use super::error::{Error, Reason};
 use super::record::Record;
 use super::running::{Events, Identity, Running};
 use super::terms::Terms;
-use super::types::State;
+use super::types::{Spec, State};
 use crate::egress::CertificateAuthority;
 use crate::jail::wire::{Ask, Channel, Done, JailRequest, Order, Report};
 use crate::journal::Cause;
@@ -32,8 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What others ask of a workspace's task.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Run.
-    Start(oneshot::Sender<Result<(), Error>>),
+    /// Run; with a spec, be that.
+    Start(Option<Box<Spec>>, oneshot::Sender<Result<(), Error>>),
     /// Stop running; commands get TERM first.
     Stop(oneshot::Sender<Result<(), Error>>),
     /// Be gone, with all files.
@@ -47,6 +47,7 @@ pub(super) enum Request {
 /// What a workspace is now.
 #[derive(Clone, Debug)]
 pub(super) struct Published {
+    pub(super) spec: Spec,
     pub(super) state: State,
     pub(super) failure: Option<String>,
     pub(super) generation: u64,
@@ -55,8 +56,9 @@ pub(super) struct Published {
 }
 
 impl Published {
-    pub(super) fn stopped(generation: u64) -> Self {
-        Self { state: State::Stopped, failure: None, generation, running: None, deleted: false }
+    pub(super) fn stopped(record: &Record) -> Self {
+        let (spec, generation) = (record.spec.clone(), record.generation);
+        Self { spec, state: State::Stopped, failure: None, generation, running: None, deleted: false }
     }
 }
 
@@ -84,8 +86,8 @@ impl Life {
     pub(super) async fn live(mut self) {
         while let Some(request) = self.requests.recv().await {
             match request {
-                Request::Start(reply) => {
-                    let started = self.start().await;
+                Request::Start(spec, reply) => {
+                    let started = self.start(spec.map(|spec| *spec)).await;
                     answer(reply, started);
                 }
                 Request::Stop(reply) => {
@@ -109,7 +111,10 @@ impl Life {
         }
     }
 
-    async fn start(&mut self) -> Result<(), Error> {
+    async fn start(&mut self, spec: Option<Spec>) -> Result<(), Error> {
+        if let Some(spec) = spec {
+            self.describe(spec)?;
+        }
         if self.running.is_some() {
             return Ok(());
         }
@@ -126,6 +131,24 @@ impl Life {
             Err(error) => {
                 self.publish(State::Failed, Some(error.to_string()));
                 Err(error)
+            }
+        }
+    }
+
+    /// A workspace that does not run can become another one, with the same files; its image can't change.
+    fn describe(&mut self, spec: Spec) -> Result<(), Error> {
+        let different = self.record.spec.difference(&spec);
+        match different {
+            None => Ok(()),
+            Some(field) if self.running.is_some() || field == "image" => {
+                let object = format!("{field} of {}", self.record.spec.key);
+                let remedy =
+                    if field == "image" { "use another key" } else { "stop it first, or use another key" };
+                Err(Error::new(Reason::SpecMismatch, "the workspace is different", object, remedy))
+            }
+            Some(_) => {
+                self.record.spec = spec;
+                Ok(())
             }
         }
     }
@@ -208,7 +231,7 @@ impl Life {
                             return true;
                         }
                     }
-                    Request::Start(reply)
+                    Request::Start(_, reply)
                     | Request::Stop(reply)
                     | Request::Delete(reply)
                     | Request::Adopt(_, _, _, reply) => {
@@ -251,7 +274,8 @@ impl Life {
 
     fn publish(&self, state: State, failure: Option<String>) {
         let (generation, running) = (self.record.generation, self.running.clone());
-        self.published.send_replace(Published { state, failure, generation, running, deleted: false });
+        let spec = self.record.spec.clone();
+        self.published.send_replace(Published { spec, state, failure, generation, running, deleted: false });
     }
 }
 

@@ -100,7 +100,7 @@ impl Workspaces {
     }
 
     fn admit(&self, table: &mut Table, record: Record) -> Arc<Workspace> {
-        let (sender, published) = watch::channel(Published::stopped(record.generation));
+        let (sender, published) = watch::channel(Published::stopped(&record));
         let (requests, queue) = mpsc::channel(QUEUE);
         let life = Life::new(Arc::clone(&self.shared), record.clone(), sender, queue);
         self.shared.shutdown.spawn_until_cancelled(life.live());
@@ -132,7 +132,8 @@ impl Workspaces {
     pub async fn sweep(&self) {
         let stale: Vec<_> = {
             let table = self.table();
-            let ephemeral = table.by_id.values().filter(|workspace| workspace.record.spec.ephemeral);
+            let ephemeral =
+                table.by_id.values().filter(|workspace| workspace.published.borrow().spec.ephemeral);
             let stopped = ephemeral.filter(|workspace| workspace.published.borrow().running.is_none());
             stopped.map(|workspace| workspace.record.id.to_string()).collect()
         };
@@ -169,7 +170,7 @@ impl Workspaces {
     pub async fn stop_all(&self) {
         let all: Vec<_> = self.table().by_id.values().cloned().collect();
         let stops = all.iter().map(|workspace| async move {
-            let stopped = if workspace.record.spec.ephemeral {
+            let stopped = if workspace.published.borrow().spec.ephemeral {
                 workspace.ask(Request::Delete).await
             } else {
                 workspace.ask(Request::Stop).await
@@ -181,10 +182,11 @@ impl Workspaces {
         futures_util::future::join_all(stops).await;
     }
 
-    /// The workspace of this key, running: made if there is none, started if it is stopped.
+    /// The workspace of this key, running: made if there is none, started if it is stopped. A stopped one becomes
+    /// what the spec says and keeps its files.
     ///
     /// # Errors
-    /// [`Reason::SpecMismatch`] if the key belongs to a workspace that was described otherwise; what the start says.
+    /// [`Reason::SpecMismatch`] if it runs and was described otherwise, or has another image; what the start says.
     pub async fn ensure(&self, spec: Spec) -> Result<View, Error> {
         // Said before anything is made.
         Terms::resolve(&spec, &self.shared.operator)?;
@@ -192,14 +194,11 @@ impl Workspaces {
             let mut table = self.table();
             let known = table.by_key.get(&spec.key).and_then(|id| table.by_id.get(id)).cloned();
             match known {
-                Some(known) => {
-                    same(&known.record.spec, &spec)?;
-                    known
-                }
-                None => self.admit(&mut table, Record::new(spec)),
+                Some(known) => known,
+                None => self.admit(&mut table, Record::new(spec.clone())),
             }
         };
-        workspace.ask(Request::Start).await?;
+        workspace.ask(|reply| Request::Start(Some(Box::new(spec)), reply)).await?;
         Ok(workspace.view())
     }
 
@@ -221,7 +220,7 @@ impl Workspaces {
         if let Ok(running) = self.running(name) {
             return Ok(running);
         }
-        self.find(name)?.ask(Request::Start).await?;
+        self.find(name)?.ask(|reply| Request::Start(None, reply)).await?;
         self.running(name)
     }
 
@@ -462,7 +461,7 @@ impl Workspace {
         let now = self.published.borrow();
         let mut view = View {
             id: self.record.id.clone(),
-            spec: self.record.spec.clone(),
+            spec: now.spec.clone(),
             state: now.state,
             failure: now.failure.clone(),
             generation: now.generation,
@@ -491,24 +490,4 @@ fn layer((name, strength, detail): (String, Strength, String)) -> Layer {
 
 fn process_id(given: &str) -> Result<Id, Error> {
     given.parse().map_err(|_invalid| Error::unknown_process(given))
-}
-
-/// A key means one workspace: the same key with another description is a mistake of the caller.
-fn same(known: &Spec, asked: &Spec) -> Result<(), Error> {
-    let fields = [
-        ("image", known.image == asked.image),
-        ("policy", known.policy == asked.policy),
-        ("env", known.env == asked.env),
-        ("volumes", known.volumes == asked.volumes),
-        ("labels", known.labels == asked.labels),
-        ("ephemeral", known.ephemeral == asked.ephemeral),
-    ];
-    match fields.iter().find(|(_, same)| !same) {
-        Some((field, _)) => {
-            let object = format!("{} of {}", field, known.key);
-            let remedy = "it exists with another one; delete it first or use another key";
-            Err(Error::new(Reason::SpecMismatch, "the workspace is different", object, remedy))
-        }
-        None => Ok(()),
-    }
 }

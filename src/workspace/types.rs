@@ -27,6 +27,22 @@ pub struct Spec {
     pub ephemeral: bool,
 }
 
+impl Spec {
+    /// The first field, other than the key, in which two specs differ.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+        let fields = [
+            ("image", self.image == other.image),
+            ("policy", self.policy == other.policy),
+            ("env", self.env == other.env),
+            ("volumes", self.volumes == other.volumes),
+            ("labels", self.labels == other.labels),
+            ("ephemeral", self.ephemeral == other.ephemeral),
+        ];
+        fields.iter().find(|(_, same)| !same).map(|(field, _)| *field)
+    }
+}
+
 /// Where the text of a policy comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PolicySource {
