@@ -11,7 +11,7 @@ use super::rig::{NAME, OTHER, Plan, Rig, SECRET, Workspace, message, rule};
 use crate::egress::names;
 use crate::shutdown::Shutdown;
 
-const ANY: &str = ", methods: [GET, HEAD, POST, PUT, TRACE]";
+const ANY: &str = ", methods: [GET, HEAD, POST, PUT]";
 
 async fn setup(more: &str) -> (Rig, Workspace, Origin) {
     let shutdown = Shutdown::new();
@@ -230,10 +230,7 @@ async fn h_22_bodies_of_both_framings_and_100_continue_arrive_whole() {
     let seen = origin.seen();
     assert_eq!((&seen[0].body[..], &seen[1].body[..]), (&b"abcde"[..], &b"12345"[..]));
     assert_eq!((&*seen[0].method, &*seen[1].method), ("POST", "PUT"));
-    assert_eq!(
-        exchange(&mut stream, &message(&origin, "HEAD /v1/a", "").replace("5", "5")).await.status,
-        200
-    );
+    assert_eq!(exchange(&mut stream, &message(&origin, "HEAD /v1/a", "")).await.status, 200);
 }
 
 #[tokio::test]
