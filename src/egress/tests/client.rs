@@ -56,15 +56,19 @@ pub(super) async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 
 /// Reads one answer with a Content-Length, or none and no body.
 pub(super) async fn read_reply(stream: &mut (impl AsyncRead + Unpin)) -> Reply {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.expect("an answer's head"));
-    }
-    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-    let length =
-        head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
-    let mut body = vec![0; length];
+    let head = read_head(stream).await;
+    let lengths = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; lengths.map_or(0, |length| length.parse().unwrap())];
     stream.read_exact(&mut body).await.unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Reply { status, head, body: String::from_utf8(body).unwrap() }
+}
+
+/// Reads a head of either direction, in lower case.
+pub(super) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a complete head"));
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
 }

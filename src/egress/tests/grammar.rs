@@ -105,19 +105,15 @@ async fn nothing_behind_a_violation_passes() {
     assert_eq!((passed.as_str(), found), ("GET /a HTTP/1.1\r\n\r\n\0\r\n\r\n", Some(FramingError::Line)));
 }
 
-/// A `ClientHello` for `a.example`, with an extension of the given type if any.
-fn hello(extension: Option<u16>) -> Vec<u8> {
+/// A `ClientHello` for `a.example`, with one more extension.
+fn hello(extension: &[u8]) -> Vec<u8> {
     let name = b"a.example";
     let sni = [&[0, 0, 0, 14, 0, 12, 0, 0, 9][..], name].concat();
     let versions = [0, 43, 0, 3, 2, 3, 4];
     let groups = [0, 10, 0, 4, 0, 2, 0, 29];
     let schemes = [0, 13, 0, 4, 0, 2, 4, 3];
     let share = [&[0, 51, 0, 38, 0, 36, 0, 29, 0, 32][..], &[9; 32]].concat();
-    let mut extensions = [&sni[..], &versions, &groups, &schemes, &share].concat();
-    if let Some(kind) = extension {
-        extensions.extend_from_slice(&kind.to_be_bytes());
-        extensions.extend_from_slice(&[0, 1, 0]);
-    }
+    let extensions = [&sni[..], &versions, &groups, &schemes, &share, extension].concat();
     let prefixed = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
     let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 19, 1], &[1, 0], &prefixed(&extensions)].concat();
     let message = [&[1, 0][..], &prefixed(&body)].concat();
@@ -141,7 +137,7 @@ async fn peeked(bytes: &[u8], segment: usize) -> Result<Opening, HelloError> {
 #[tokio::test]
 async fn h_16_a_hello_in_one_byte_segments_is_read() {
     let expected = Opening::Tls { server_name: Some("a.example".to_owned()), encrypted: false };
-    assert_eq!(peeked(&hello(None), 1).await.unwrap(), expected);
+    assert_eq!(peeked(&hello(&[]), 1).await.unwrap(), expected);
     assert_eq!(peeked(b"GET / HTTP/1.1\r\n", 1).await.unwrap(), Opening::Http);
 }
 
@@ -155,6 +151,8 @@ async fn h_16_garbage_is_refused() {
 
 #[tokio::test]
 async fn h_17_an_encrypted_hello_is_seen() {
-    let found = peeked(&hello(Some(0xfe0d)), 4096).await.unwrap();
+    // Type, length; outer, HPKE suite, id, and a byte each of key and payload (RFC 9849, section 5).
+    let outer = [0xfe, 0x0d, 0, 12, 0, 0, 1, 0, 1, 7, 0, 1, 9, 0, 1, 9];
+    let found = peeked(&hello(&outer), 4096).await.unwrap();
     assert!(matches!(found, Opening::Tls { encrypted: true, .. }), "{found:?}");
 }

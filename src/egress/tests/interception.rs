@@ -2,10 +2,10 @@
 
 use http::Response;
 use http_body_util::Full;
-use tokio::io::AsyncReadExt as _;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
-use super::client::{connect_tls, exchange, read_reply, trusting};
+use super::client::{connect_tls, exchange, read_head, read_reply, trusting};
 use super::origin::{Origin, ok, start};
 use super::rig::{NAME, OTHER, Plan, Rig, SECRET, Workspace, message, rule};
 use crate::egress::names;
@@ -16,7 +16,7 @@ const ANY: &str = ", methods: [GET, HEAD, POST, PUT]";
 async fn setup(more: &str) -> (Rig, Workspace, Origin) {
     let shutdown = Shutdown::new();
     let origin = start(Some(NAME), ok(), &shutdown).await;
-    let rig = Rig::new(Plan::for_origin(&origin), &shutdown).unwrap();
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
     let workspace = rig.workspace("w1", &rule(&origin, more));
     (rig, workspace, origin)
 }
@@ -28,7 +28,7 @@ async fn with_credential(credential: &str) -> (Rig, Workspace, Origin) {
     let credentials = format!(
         "version: 1\ncredentials:\n  - {{ name: token, source: {{ env: TOKEN }}, hosts: [\"{NAME}\"], ports: [{port}], {credential} }}\n"
     );
-    let rig = Rig::new(Plan { credentials, ..Plan::for_origin(&origin) }, &shutdown).unwrap();
+    let rig = Rig::new(&Plan { credentials, ..Plan::for_origin(&origin) }, &shutdown).unwrap();
     let workspace = rig.workspace("w1", &rule(&origin, ", credential: token"));
     (rig, workspace, origin)
 }
@@ -209,7 +209,7 @@ async fn h_31_alt_svc_is_removed_and_a_redirect_is_passed_on() {
         answer.header("alt-svc", "h3=\":443\"").body(Full::default()).unwrap()
     };
     let origin = start(Some(NAME), std::sync::Arc::new(move |_| redirect()), &shutdown).await;
-    let rig = Rig::new(Plan::for_origin(&origin), &shutdown).unwrap();
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
     let workspace = rig.workspace("w1", &rule(&origin, ""));
     let reply = workspace.ask(&origin, "GET /v1/a", "").await;
     assert_eq!(reply.status, 302);
@@ -230,7 +230,9 @@ async fn h_22_bodies_of_both_framings_and_100_continue_arrive_whole() {
     let seen = origin.seen();
     assert_eq!((&seen[0].body[..], &seen[1].body[..]), (&b"abcde"[..], &b"12345"[..]));
     assert_eq!((&*seen[0].method, &*seen[1].method), ("POST", "PUT"));
-    assert_eq!(exchange(&mut stream, &message(&origin, "HEAD /v1/a", "")).await.status, 200);
+    stream.write_all(message(&origin, "HEAD /v1/a", "").as_bytes()).await.unwrap();
+    assert!(read_head(&mut stream).await.contains("content-length: 5\r\n"));
+    assert_eq!(exchange(&mut stream, &message(&origin, "GET /v1/a", "")).await.body, "hello");
 }
 
 #[tokio::test]
@@ -239,7 +241,7 @@ async fn h_23_a_large_body_streams_back() {
     let origin =
         start(Some(NAME), std::sync::Arc::new(|_| Response::new(Full::from(vec![b'x'; 4 << 20]))), &shutdown);
     let origin = origin.await;
-    let rig = Rig::new(Plan::for_origin(&origin), &shutdown).unwrap();
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
     let workspace = rig.workspace("w1", &rule(&origin, ""));
     let mut stream = workspace.open(&origin).await;
     let request = message(&origin, "GET /v1/a", "Connection: close\r\n");
@@ -253,15 +255,62 @@ async fn h_23_a_large_body_streams_back() {
 async fn h_32_cleartext_is_judged_by_the_same_function_and_needs_its_own_permission() {
     let shutdown = Shutdown::new();
     let origin = start(None, ok(), &shutdown).await;
-    let rig = Rig::new(Plan::for_origin(&origin), &shutdown).unwrap();
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
     let closed = rig.workspace("w1", &rule(&origin, ""));
     let open = rig.workspace("w2", &rule(&origin, ", cleartext: true"));
     for (workspace, path, status) in [(&closed, "/v1/a", 403), (&open, "/v1/a", 200), (&open, "/admin", 403)]
     {
         workspace.aim((names::v4(0), origin.address.port()));
-        let mut stream = tokio::net::TcpStream::connect(workspace.listener).await.unwrap();
+        let mut stream = TcpStream::connect(workspace.listener).await.unwrap();
         let request = message(&origin, &format!("GET {path}"), "");
         assert_eq!(exchange(&mut stream, &request).await.status, status, "{path}");
     }
     assert_eq!(origin.seen().len(), 1);
+}
+
+/// An origin of cleartext that a test plays itself, and a client's connection to it.
+async fn raw_origin() -> (Rig, Workspace, TcpListener, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let shutdown = Shutdown::new();
+    let mut origin = start(None, ok(), &shutdown).await;
+    origin.address = listener.local_addr().unwrap();
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
+    let workspace = rig.workspace("w1", &rule(&origin, ", cleartext: true, methods: [GET, POST]"));
+    workspace.aim((names::v4(0), origin.address.port()));
+    let mut client = TcpStream::connect(workspace.listener).await.unwrap();
+    let head = "Transfer-Encoding: chunked\r\n";
+    client.write_all(message(&origin, "POST /v1/a", head).as_bytes()).await.unwrap();
+    (rig, workspace, listener, client)
+}
+
+#[tokio::test]
+async fn h_23_chunks_arrive_as_they_are_sent_in_both_directions() {
+    let (_rig, _workspace, listener, mut client) = raw_origin().await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    read_head(&mut server).await;
+    server.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    read_head(&mut client).await;
+    let mut chunk = [0; 8];
+    for _ in 0..3 {
+        client.write_all(b"3\r\nabc\r\n").await.unwrap();
+        server.read_exact(&mut chunk).await.unwrap();
+        assert_eq!(&chunk, b"3\r\nabc\r\n");
+        server.write_all(b"3\r\nxyz\r\n").await.unwrap();
+        client.read_exact(&mut chunk).await.unwrap();
+        assert_eq!(&chunk, b"3\r\nxyz\r\n");
+    }
+}
+
+#[tokio::test]
+async fn h_22_a_client_that_goes_away_ends_the_upstream_exchange() {
+    let (rig, _workspace, listener, client) = raw_origin().await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    read_head(&mut server).await;
+    drop(client);
+    let mut rest = Vec::new();
+    // Cut, not ended: the body has no last chunk.
+    server.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+    let records = rig.records();
+    assert_eq!((&records[1]["kind"], &records[1]["reason"]), (&"end".into(), &"client_closed".into()));
 }

@@ -99,13 +99,11 @@ pub(super) async fn start(name: Option<&str>, answer: Answer, shutdown: &Shutdow
             let connection = handle.connections.fetch_add(1, Ordering::SeqCst);
             let (handle, answer, acceptor) = (handle.clone(), answer.clone(), acceptor.clone());
             scope.spawn_until_cancelled(async move {
-                match acceptor {
-                    None => serve(TokioIo::new(stream), connection, handle, answer).await,
-                    Some(acceptor) => {
-                        if let Ok(stream) = acceptor.accept(stream).await {
-                            serve(TokioIo::new(stream), connection, handle, answer).await;
-                        }
-                    }
+                let Some(acceptor) = acceptor else {
+                    return serve(TokioIo::new(stream), connection, handle, answer).await;
+                };
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    serve(TokioIo::new(stream), connection, handle, answer).await;
                 }
             });
         }

@@ -31,7 +31,7 @@ async fn o_01_a_request_is_recorded_before_the_origin_sees_it_and_has_one_end() 
         &shutdown,
     )
     .await;
-    let rig = Rig::new(Plan::for_origin(&origin), &shutdown).unwrap();
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
     *log.lock().unwrap() = Some(rig.audit_file.clone());
     let workspace = rig.workspace("w1", &rule(&origin, ""));
     let mut stream = workspace.open(&origin).await;
@@ -52,7 +52,7 @@ async fn o_02_if_nothing_can_be_recorded_nothing_goes_out() {
     let shutdown = Shutdown::new();
     let origin = start(Some(NAME), ok(), &shutdown).await;
     let plan = Plan { audit: Some("/dev/full".into()), ..Plan::for_origin(&origin) };
-    let rig = Rig::new(plan, &shutdown).unwrap();
+    let rig = Rig::new(&plan, &shutdown).unwrap();
     let workspace = rig.workspace("w1", &rule(&origin, ""));
     let reply = workspace.ask(&origin, "GET /v1/a", "").await;
     assert_eq!((reply.status, &reply.json()["reason"]), (503, &"audit_unavailable".into()));
@@ -67,7 +67,7 @@ async fn o_05_no_secret_and_no_query_is_in_the_log_or_in_an_answer() {
     let credentials = format!(
         "version: 1\ncredentials:\n  - {{ name: token, kind: query, parameter: key, source: {{ env: T }}, hosts: [{NAME}], ports: [{port}] }}\n"
     );
-    let rig = Rig::new(Plan { credentials, ..Plan::for_origin(&origin) }, &shutdown).unwrap();
+    let rig = Rig::new(&Plan { credentials, ..Plan::for_origin(&origin) }, &shutdown).unwrap();
     let workspace = rig.workspace("w1", &rule(&origin, ", credential: token"));
     let reply = workspace.ask(&origin, "GET /v1/a?q=private", "X-Private: private\r\n").await;
     let log = fs::read_to_string(&rig.audit_file).unwrap();

@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use super::rig::{NAME, Plan, Rig, Workspace};
 use crate::egress::Settings;
+use crate::egress::dns::Zone;
 use crate::egress::dns_server::Rate;
 use crate::egress::names::{v4, v6};
 use crate::shutdown::Shutdown;
@@ -23,7 +24,7 @@ fn setup_with(audit: Option<&str>) -> (Rig, Workspace) {
         secret: None,
         audit: audit.map(Into::into),
     };
-    let rig = Rig::new(plan, &Shutdown::new()).unwrap();
+    let rig = Rig::new(&plan, &Shutdown::new()).unwrap();
     let workspace = rig.workspace("w1", RULES);
     (rig, workspace)
 }
@@ -152,14 +153,29 @@ async fn e_08_tcp_answers_the_same_on_one_connection() {
 #[tokio::test]
 async fn e_17_names_with_odd_bytes_are_refused_and_answers_fit_512_bytes() {
     let (_rig, workspace) = setup_with(None);
-    let long = format!("{0}.{0}.{0}.{1}.", "a".repeat(63), "b".repeat(61));
-    for name in ["api.example\\000.evil.", "a\\046b.wild.example.", "a%b.wild.example.", "2130706433.", &long]
-    {
-        let raw = ask_raw(&workspace, &question(name, RecordType::A, true)).await;
+    let (long, longer) = ([b'a'; 63], [b'b'; 61]);
+    let names: [&[&[u8]]; 6] = [
+        &[b"api", b"example\0", b"evil"],
+        &[b"a.b", b"wild", b"example"],
+        &[b"a%b", b"wild", b"example"],
+        &[b"\xff\xfe", b"wild", b"example"],
+        &[b"2130706433"],
+        &[&long, &long, &long, &longer],
+    ];
+    for labels in names {
+        // Header, name, type A, class IN, and an empty EDNS record.
+        let mut query = vec![0, 77, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+        for label in labels {
+            query.push(u8::try_from(label.len()).unwrap());
+            query.extend_from_slice(label);
+        }
+        query.extend_from_slice(&[0, 0, 1, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+        let raw = ask_raw(&workspace, &query).await;
         assert!(raw.len() <= 512);
-        let answer = Message::from_vec(&raw).unwrap();
-        assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain, "{name}");
+        // Low four bits of the fourth byte: NXDOMAIN, or FORMERR for what is no name at all.
+        assert!(matches!(raw[3] & 15, 1 | 3), "{labels:?}");
     }
+    assert!(workspace.remembered.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -170,6 +186,45 @@ async fn o_02_a_new_name_that_can_not_be_recorded_is_not_resolved() {
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     }
     assert!(workspace.remembered.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn e_08_no_bytes_make_the_resolver_fail() {
+    use rand::{Rng as _, SeedableRng as _};
+    let (_rig, workspace) = setup_with(None);
+    let outlet = &workspace.attached.as_ref().unwrap().outlet;
+    let zone = Zone {
+        policy: outlet.policy.clone(),
+        names: outlet.names.clone(),
+        trail: outlet.trail.clone(),
+        denials: outlet.denials.clone(),
+    };
+    let mut random = rand::rngs::StdRng::seed_from_u64(8);
+    let valid = question("a.b.wild.example.", RecordType::A, true);
+    for _ in 0..20_000 {
+        let mut message = valid.clone();
+        message.truncate(random.random_range(0..=valid.len()));
+        for _ in 0..random.random_range(0..6) {
+            let at = random.random_range(0..valid.len());
+            if let Some(byte) = message.get_mut(at) {
+                *byte = random.random();
+            }
+        }
+        if let Some(answer) = zone.respond(&message) {
+            assert!(answer.len() <= 512 && answer[..2] == message[..2]);
+        }
+    }
+}
+
+#[test]
+fn the_settings_table_has_these_keys_and_no_others() {
+    let text = "resolver = '9.9.9.9:53'\nroots = ['/etc/ca.pem']\nhost_services = ['127.0.0.1:80', '[::1]:81']\n\
+                parent_proxy = 'http://p.example:3128'\n[hosts]\n'a.example' = '192.0.2.1'\n";
+    let settings: Settings = toml::from_str(text).unwrap();
+    assert_eq!(settings.host_services.len(), 2);
+    assert_eq!(settings.hosts["a.example"].to_string(), "192.0.2.1");
+    toml::from_str::<Settings>("root = []").unwrap_err();
+    toml::from_str::<Settings>("root_documents = []").unwrap_err();
 }
 
 #[test]

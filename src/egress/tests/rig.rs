@@ -83,7 +83,7 @@ impl Drop for Rig {
 }
 
 impl Rig {
-    pub(super) fn new(plan: Plan, shutdown: &Shutdown) -> Result<Self, EgressError> {
+    pub(super) fn new(plan: &Plan, shutdown: &Shutdown) -> Result<Self, EgressError> {
         let directory = tempfile::tempdir().unwrap();
         let audit_file = directory.path().join(crate::egress::AUDIT_FILE_NAME);
         if let Some(target) = &plan.audit {

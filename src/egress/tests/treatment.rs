@@ -15,7 +15,7 @@ use crate::shutdown::Shutdown;
 async fn setup() -> (Shutdown, Origin, Rig) {
     let shutdown = Shutdown::new();
     let origin = start(Some(NAME), ok(), &shutdown).await;
-    let rig = Rig::new(Plan::for_origin(&origin), &shutdown).unwrap();
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
     (shutdown, origin, rig)
 }
 
@@ -79,7 +79,7 @@ async fn a_tcp_rule_carries_bytes_both_ways_with_half_close_and_counts_them() {
     let origin = start(Some(NAME), ok(), &shutdown).await;
     let mut plan = Plan::for_origin(&origin);
     plan.settings.host_services = vec![address];
-    let rig = Rig::new(plan, &shutdown).unwrap();
+    let rig = Rig::new(&plan, &shutdown).unwrap();
     let rules =
         format!("    - {{ name: db, hosts: [{NAME}], ports: [{}], protocol: tcp }}\n", address.port());
     let workspace = rig.workspace("w1", &rules);
