@@ -7,7 +7,7 @@ use crate::egress::head::StrictReader;
 use crate::egress::hello::{HelloError, Opening, peek};
 
 fn judge(head: &str) -> Result<Option<(usize, Expected)>, FramingError> {
-    Expected::Head.advance(head.as_bytes())
+    Expected::Head.advance(head.as_bytes(), 0)
 }
 
 #[test]
@@ -61,12 +61,12 @@ fn h_05_chunks_have_a_plain_size_and_nothing_else() {
         "fffffffffffffffff\r\n",
     ];
     for line in refused {
-        assert_eq!(Expected::ChunkLine.advance(line.as_bytes()), Err(FramingError::Chunk), "{line:?}");
+        assert_eq!(Expected::ChunkLine.advance(line.as_bytes(), 0), Err(FramingError::Chunk), "{line:?}");
     }
-    assert_eq!(Expected::ChunkLine.advance(b"1F\r\n"), Ok(Some((4, Expected::Chunk(31)))));
-    assert_eq!(Expected::Chunk(0).advance(b"x\r\n"), Err(FramingError::Chunk));
-    assert_eq!(Expected::Trailers.advance(b"a : b\r\n\r\n"), Err(FramingError::Chunk));
-    assert_eq!(Expected::Trailers.advance(b"a: b\r\n\r\n"), Ok(Some((8, Expected::Head))));
+    assert_eq!(Expected::ChunkLine.advance(b"1F\r\n", 0), Ok(Some((4, Expected::Chunk(31)))));
+    assert_eq!(Expected::Chunk(0).advance(b"x\r\n", 0), Err(FramingError::Chunk));
+    assert_eq!(Expected::Trailers.advance(b"a : b\r\n\r\n", 0), Err(FramingError::Chunk));
+    assert_eq!(Expected::Trailers.advance(b"a: b\r\n\r\n", 0), Ok(Some((8, Expected::Head))));
 }
 
 #[tokio::test]

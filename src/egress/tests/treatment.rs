@@ -108,6 +108,21 @@ async fn h_20_one_workspaces_authority_is_worth_nothing_in_another() {
 }
 
 #[tokio::test]
+async fn leaves_of_one_authority_have_different_serials() {
+    let (_shutdown, origin, rig) = setup().await;
+    let both = rule(&origin, "").replace(&format!("[{NAME}]"), &format!("[{NAME}, {OTHER}]"));
+    let workspace = rig.workspace("w1", &both);
+    let mut serials = Vec::new();
+    for (number, name) in [(0, NAME), (1, OTHER)] {
+        workspace.aim((names::v4(number), origin.address.port()));
+        let stream = connect_tls(workspace.listener, trusting(&workspace.root), name).await.unwrap();
+        let chain = stream.get_ref().1.peer_certificates().unwrap();
+        serials.push(x509_parser::parse_x509_certificate(&chain[0]).unwrap().1.raw_serial().to_vec());
+    }
+    assert_ne!(serials[0], serials[1]);
+}
+
+#[tokio::test]
 async fn a_workspace_is_served_again_with_its_saved_authority_and_names() {
     let (_shutdown, origin, rig) = setup().await;
     let authority = CertificateAuthority::generate("w1").unwrap();
