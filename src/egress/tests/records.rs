@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use http::Response;
 use http_body_util::Full;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::io::AsyncReadExt as _;
 
 use super::client::exchange;
@@ -45,6 +47,40 @@ async fn o_01_a_request_is_recorded_before_the_origin_sees_it_and_has_one_end() 
     assert_eq!(records.len(), 2);
     assert_eq!((&records[1]["kind"], &records[1]["id"]), (&"end".into(), &records[0]["id"]));
     assert_eq!((&records[1]["status"], &records[1]["bytes_down"]), (&200.into(), &reply.body.len().into()));
+}
+
+#[tokio::test]
+async fn h_06_origin_and_log_agree_on_every_request_that_got_through() {
+    let shutdown = Shutdown::new();
+    let origin = start(Some(NAME), ok(), &shutdown).await;
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
+    let workspace = rig.workspace("w1", &rule(&origin, ", methods: [GET, PUT, DELETE]"));
+    let parts = [
+        "a", "B", "/", "//", ".", "..", "%2e", "%41", "%2f", "%20", ";x", "~", "+", "?q=1", "%25", "\\", "=",
+        "&",
+    ];
+    let mut random = rand::rngs::StdRng::seed_from_u64(6);
+    for _ in 0..300 {
+        let method = ["GET", "PUT", "DELETE"].choose(&mut random).unwrap();
+        let tail: String =
+            (0..random.random_range(1..6)).map(|_| *parts.choose(&mut random).unwrap()).collect();
+        let reply = workspace.ask(&origin, &format!("{method} /v1/{tail}"), "").await;
+        assert!(matches!(reply.status, 200 | 400 | 403), "{tail}: {}", reply.status);
+    }
+    let seen: Vec<(String, String)> = origin
+        .seen()
+        .into_iter()
+        .map(|seen| (seen.method, seen.target.split('?').next().unwrap().to_owned()))
+        .collect();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let allowed: Vec<(String, String)> = rig
+        .records()
+        .iter()
+        .filter(|record| record["decision"] == "allow")
+        .map(|record| (text(&record["method"]), text(&record["path"])))
+        .collect();
+    assert!(seen.len() > 50);
+    assert_eq!(seen, allowed);
 }
 
 #[tokio::test]

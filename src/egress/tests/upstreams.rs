@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::{RData, Record, RecordType};
@@ -10,10 +11,10 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use super::client::exchange;
+use super::client::{exchange, read_head};
 use super::origin::{Origin, ok, start};
 use super::rig::{NAME, Plan, Rig, message, rule};
-use crate::egress::EgressError;
+use crate::egress::{EgressError, names};
 use crate::shutdown::Shutdown;
 
 async fn origin(shutdown: &Shutdown) -> Origin {
@@ -51,6 +52,26 @@ async fn h_25_connections_are_not_shared_between_workspaces_or_rules() {
     }
     let connections: Vec<usize> = origin.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!(connections, [0, 1, 2, 0, 1]);
+}
+
+#[tokio::test]
+async fn an_idle_upstream_connection_is_closed_in_time() {
+    let shutdown = Shutdown::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut origin = start(None, ok(), &shutdown).await;
+    origin.address = listener.local_addr().unwrap();
+    let rig = Rig::new(&Plan::for_origin(&origin), &shutdown).unwrap();
+    let workspace = rig.workspace("w1", &rule(&origin, ", cleartext: true"));
+    workspace.aim((names::v4(0), origin.address.port()));
+    let mut client = TcpStream::connect(workspace.listener).await.unwrap();
+    client.write_all(message(&origin, "GET /v1/a", "").as_bytes()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    read_head(&mut server).await;
+    server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    read_head(&mut client).await;
+    let pool = &workspace.attached.as_ref().unwrap().outlet.upstream.pool;
+    pool.expire(Instant::now() + Duration::from_secs(60));
+    assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
 }
 
 #[tokio::test]
