@@ -177,6 +177,14 @@ fn y_03_mistakes_in_the_document_are_told_with_place_and_fix() {
 }
 
 #[test]
+fn c_03_a_key_without_a_value_is_no_absence() {
+    for key in ["ports", "methods", "paths", "env", "header", "parameter"] {
+        let text = bound(&format!("hosts: [x.example], {key}:"));
+        assert!(Document::parse(&text, "c.yaml").is_err(), "{text} was read");
+    }
+}
+
+#[test]
 fn c_13_values_that_could_break_a_header_are_refused() {
     for (bytes, wanted) in [
         (&b""[..], SecretError::Empty),

@@ -38,7 +38,7 @@ fn y_03_mistakes_in_the_document_are_told_with_place_and_fix() {
     check("version: 1\nlimits: { cpus: 0 }\n", "2:17", "cores");
     check("version: 1\nlimits: { idle: 15 }\n", "2:17", "15m");
     check("version: 1\nlimits: { processes: 1.5 }\n", "2:22", "whole number");
-    for empty in ["", "# nothing\n", "[]", "version: [1", "\0"] {
+    for empty in ["", "# nothing\n", "[]", "version: [1", "\0", "version: 1\n---\nversion: 1\n"] {
         assert!(Policy::parse(empty, "p.yaml").is_err(), "{empty:?}");
     }
 }
@@ -64,6 +64,32 @@ fn y_03_impossible_rules_are_told_with_place_and_fix() {
     check_rule("{ name: a, hosts: [x.example], paths: [/a/../b] }", 46, "normal form");
     check_rule("{ name: a, hosts: [x.example], paths: [/a%2fb] }", 46, "escaped slash");
     check_rule("{ name: a, hosts: [x.example], credential: \"a b\" }", 50, "credential name");
+}
+
+#[test]
+fn y_03_a_key_without_a_value_is_no_absence() {
+    for key in [
+        "hosts",
+        "ports",
+        "methods",
+        "paths",
+        "credential",
+        "cleartext",
+        "private",
+        "protocol",
+        "rate",
+        "effect",
+    ] {
+        for nothing in ["", " ~", " null"] {
+            let hosts = if key == "hosts" { "" } else { ", hosts: [x.example]" };
+            let rule = format!("{{ name: a{hosts}, {key}:{nothing} }}");
+            let read = Policy::parse(&document(&[&rule]), "p.yaml");
+            assert!(read.is_err(), "{rule} was read");
+        }
+    }
+    for section in ["limits: { memory: }", "limits: { idle: ~ }", "process: { user: }"] {
+        assert!(Policy::parse(&format!("version: 1\n{section}\n"), "p.yaml").is_err(), "{section} was read");
+    }
 }
 
 #[test]
