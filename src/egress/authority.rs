@@ -172,6 +172,11 @@ impl Leaves {
     fn mint(&self, name: &str) -> Result<ServerConfig, AuthorityError> {
         let mut params = CertificateParams::new([name.to_owned()])?;
         params.distinguished_name = rcgen::DistinguishedName::new();
+        // Drawn, since the default is made from the key, which all leaves share; issuer and serial must be unique.
+        let mut serial: [u8; 16] = rand::random();
+        // Positive and without leading zeros, whatever was drawn.
+        serial[0] = serial[0] & 0x3f | 0x40;
+        params.serial_number = Some(serial.to_vec().into());
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -21,18 +21,30 @@ pub(super) fn full(bytes: Bytes) -> Body {
 /// How far a body has come; shared with whoever has to know.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
-    inner: Arc<(AtomicU64, AtomicBool)>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: AtomicU64,
+    complete: AtomicBool,
+    broken: AtomicBool,
 }
 
 impl Progress {
     /// Bytes that were passed on.
     pub(super) fn bytes(&self) -> u64 {
-        self.inner.0.load(Ordering::Relaxed)
+        self.state.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether the body was passed on to its end.
     pub(super) fn is_complete(&self) -> bool {
-        self.inner.1.load(Ordering::Acquire)
+        self.state.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether its sender failed before the end.
+    pub(super) fn is_broken(&self) -> bool {
+        self.state.broken.load(Ordering::Acquire)
     }
 }
 
@@ -67,7 +79,7 @@ impl Followed {
 
     fn end(&mut self, complete: bool) {
         if complete {
-            self.progress.inner.1.store(true, Ordering::Release);
+            self.progress.state.complete.store(true, Ordering::Release);
         }
         if let Some(at_end) = self.at_end.take() {
             at_end(complete);
@@ -87,13 +99,16 @@ impl hyper::body::Body for Followed {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    self.progress.inner.0.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.progress.state.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
                 if self.inner.is_end_stream() {
                     self.end(true);
                 }
             }
-            Poll::Ready(Some(Err(_))) => self.end(false),
+            Poll::Ready(Some(Err(_))) => {
+                self.progress.state.broken.store(true, Ordering::Release);
+                self.end(false);
+            }
             Poll::Ready(None) => self.end(true),
             Poll::Pending => {}
         }

@@ -12,7 +12,7 @@ use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use super::audit::{Facts, Kind, Trail};
 use super::denial::Denials;
 use super::names::{Names, v4, v6};
-use crate::policy::{Host, Name, Policy};
+use crate::policy::{Host, Name, Policy, Reason};
 
 /// Seconds a client may keep an answer. Addresses never change, but the policy may.
 const TTL: u32 = 60;
@@ -40,6 +40,16 @@ impl fmt::Debug for Zone {
         formatter.debug_struct("Zone").finish_non_exhaustive()
     }
 }
+
+/// Why a name is blocked: a code for the log, words for people.
+#[derive(Clone, Copy)]
+struct Why {
+    code: &'static str,
+    words: &'static str,
+}
+
+const NO_RULE: Why = Why { code: Reason::NoRuleForHost.as_str(), words: "no rule names this host" };
+const NO_NAME: Why = Why { code: "no_host_name", words: "this is no host name" };
 
 /// What is said about a question, before it is a message.
 enum Answer {
@@ -83,8 +93,8 @@ impl Zone {
         }
         let name = match Host::parse(&text) {
             Ok(Host::Name(name)) if self.policy.may_resolve(&name) => name,
-            Ok(_) => return self.blocked(question, &text, "no rule names this host"),
-            Err(_) => return self.blocked(question, &text, "this is no host name"),
+            Ok(_) => return self.blocked(question, &text, NO_RULE),
+            Err(_) => return self.blocked(question, &text, NO_NAME),
         };
         match self.number(&name, question.query_type()) {
             Ok(number) => typed(question.query_type(), v4(number), v6(number)),
@@ -109,22 +119,22 @@ impl Zone {
         })
     }
 
-    fn blocked(&self, question: &Query, host: &str, reason: &'static str) -> Answer {
+    fn blocked(&self, question: &Query, host: &str, why: Why) -> Answer {
         let kind = question.query_type();
         self.trail.deny(
             Kind::Dns,
             &Facts {
                 host: host.to_owned(),
-                reason: Some(reason.to_owned()),
+                reason: Some(why.code.to_owned()),
                 method: Some(kind.to_string()),
                 ..Facts::default()
             },
         );
         // Programs look up the names of addresses by themselves; a command's result would be full of it.
         if kind != RecordType::PTR {
-            self.denials.add(format!("{host}: {reason}"));
+            self.denials.add(format!("{host}: {}", why.words));
         }
-        Answer::Blocked(reason)
+        Answer::Blocked(why.words)
     }
 }
 

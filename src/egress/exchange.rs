@@ -16,6 +16,9 @@ use super::request::{Canonical, Site, remove_hop_by_hop};
 use super::upstream::{Lease, Route, UpstreamError};
 use crate::policy::Permit;
 
+/// The end of an exchange whose client went away.
+const CLIENT_CLOSED: &str = "client_closed";
+
 /// A request that may go out: judged, with its credential, and with checked addresses. Nothing was sent yet.
 pub(super) struct Prepared {
     request: Canonical,
@@ -60,7 +63,9 @@ pub(super) async fn perform(
         Ok((response, lease)) => Ok(incoming(response, lease, running)),
         Err(error) => {
             let refusal = Refusal::from(error);
-            running.finish(Some(refusal.status().as_u16()), Some(refusal.reason()));
+            // A body that its sender cut looks to the upstream's side like a failure of its own.
+            let reason = if running.sent.is_broken() { CLIENT_CLOSED } else { refusal.reason() };
+            running.finish(Some(refusal.status().as_u16()), Some(reason));
             if refusal.is_denial() {
                 outlet.denials.add(refusal.to_string());
             }
@@ -149,6 +154,6 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.finish(self.status, Some("client_closed"));
+        self.finish(self.status, Some(CLIENT_CLOSED));
     }
 }

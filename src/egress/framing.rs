@@ -41,9 +41,15 @@ pub(super) enum Expected {
 
 impl Expected {
     /// How many of `bytes` may be passed on now, and what comes then. None: more bytes are needed to tell.
-    pub(super) fn advance(self, bytes: &[u8]) -> Result<Option<(usize, Self)>, FramingError> {
+    /// The end of a head is known not to lie within the first `searched` bytes, so that a head in many small
+    /// segments costs no more than in one.
+    pub(super) fn advance(
+        self,
+        bytes: &[u8],
+        searched: usize,
+    ) -> Result<Option<(usize, Self)>, FramingError> {
         match self {
-            Self::Head => head(bytes),
+            Self::Head => head(bytes, searched),
             Self::Body(length) => Ok(take(bytes, length)
                 .map(|(taken, left)| (taken, if left == 0 { Self::Head } else { Self::Body(left) }))),
             Self::ChunkLine => chunk_line(bytes),
@@ -58,10 +64,11 @@ fn take(bytes: &[u8], length: u64) -> Option<(usize, u64)> {
     (taken > 0).then(|| (taken, length - taken as u64))
 }
 
-fn head(bytes: &[u8]) -> Result<Option<(usize, Expected)>, FramingError> {
+fn head(bytes: &[u8], searched: usize) -> Result<Option<(usize, Expected)>, FramingError> {
     // One empty line before a request is to be ignored (RFC 9112, section 2.2).
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
-    let Some(length) = end_of(&bytes[skipped..], b"\r\n\r\n") else {
+    let start = searched.saturating_sub(3).clamp(skipped, bytes.len().max(skipped));
+    let Some(length) = end_of(&bytes[start..], b"\r\n\r\n").map(|length| start - skipped + length) else {
         return if bytes.len() > HEAD_LIMIT { Err(FramingError::Large) } else { Ok(None) };
     };
     if length > HEAD_LIMIT {

@@ -21,6 +21,8 @@ pub(super) struct StrictReader<S, F> {
     expected: Expected,
     /// Read, and not yet known to be well-formed.
     held: BytesMut,
+    /// How much of it was looked at.
+    searched: usize,
     /// Well-formed, and not yet passed on.
     passed: BytesMut,
     /// Told of the first violation; none is left after that.
@@ -31,18 +33,22 @@ impl<S, F: FnOnce(FramingError)> StrictReader<S, F> {
     /// Calls `refused` at the first violation. The stream ends there.
     pub(super) fn new(inner: S, refused: F) -> Self {
         let (held, passed) = (BytesMut::new(), BytesMut::new());
-        Self { inner, expected: Expected::Head, held, passed, refused: Some(refused) }
+        Self { inner, expected: Expected::Head, held, searched: 0, passed, refused: Some(refused) }
     }
 
     /// Moves what is well-formed from `held` to `passed`.
     fn check(&mut self) {
         loop {
-            match self.expected.advance(&self.held) {
+            match self.expected.advance(&self.held, self.searched) {
                 Ok(Some((length, next))) => {
                     self.passed.unsplit(self.held.split_to(length));
                     self.expected = next;
+                    self.searched = 0;
                 }
-                Ok(None) => return,
+                Ok(None) => {
+                    self.searched = self.held.len();
+                    return;
+                }
                 Err(error) => {
                     self.held.clear();
                     self.passed.extend_from_slice(REFUSED);

@@ -30,7 +30,7 @@ where
 {
     let service = service_fn(|request| async { Ok::<_, Infallible>(answer(outlet, site, request).await) });
     let reader = StrictReader::new(stream, |error| {
-        let facts = Facts { reason: Some(error.to_string()), ..facts_of(site) };
+        let facts = Facts { reason: Some("malformed_request".to_owned()), ..facts_of(site) };
         outlet.deny(Kind::Request, &facts, format!("{}: {error}", site.authority()));
     });
     let served = http1::Builder::new()

@@ -77,10 +77,6 @@ impl Pool {
     /// Keeps a connection whose exchange is over, if there is room.
     pub(super) fn put(&self, key: Key, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        for waiting in idle.values_mut() {
-            waiting.retain(|kept| !kept.connection.sender.is_closed() && kept.since.elapsed() < IDLE);
-        }
-        idle.retain(|_, waiting| !waiting.is_empty());
         if idle.values().map(Vec::len).sum::<usize>() >= IN_ALL {
             return;
         }
@@ -88,5 +84,24 @@ impl Pool {
         if waiting.len() < PER_KEY {
             waiting.push(Idle { connection, since: Instant::now() });
         }
+    }
+
+    /// Closes idle connections in time, for as long as it runs.
+    pub(super) async fn sweep(self) {
+        let mut ticks = tokio::time::interval(IDLE / 3);
+        loop {
+            ticks.tick().await;
+            self.expire(Instant::now());
+        }
+    }
+
+    /// Closes what nobody asked for in time, as seen at `now`.
+    pub(super) fn expire(&self, now: Instant) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|_, waiting| {
+            let in_time = |kept: &Idle| now.saturating_duration_since(kept.since) < IDLE;
+            waiting.retain(|kept| !kept.connection.sender.is_closed() && in_time(kept));
+            !waiting.is_empty()
+        });
     }
 }

@@ -105,7 +105,7 @@ pub(super) struct Outside {
 pub(super) struct Upstream {
     outside: Arc<Outside>,
     tls: Arc<ClientConfig>,
-    pool: Pool,
+    pub(super) pool: Pool,
     shutdown: Shutdown,
 }
 
@@ -155,7 +155,9 @@ impl Lease {
 
 impl Upstream {
     pub(super) fn new(outside: Arc<Outside>, tls: Arc<ClientConfig>, shutdown: Shutdown) -> Self {
-        Self { outside, tls, pool: Pool::default(), shutdown }
+        let pool = Pool::default();
+        shutdown.spawn_until_cancelled(pool.clone().sweep());
+        Self { outside, tls, pool, shutdown }
     }
 
     /// A way to the permit's origin.

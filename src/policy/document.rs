@@ -1,6 +1,6 @@
 //! A policy as typed: the YAML keys, each value with its place, nothing judged yet.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 #[derive(Debug, Deserialize)]
@@ -23,22 +23,34 @@ pub(super) struct Document {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
+    #[serde(default, deserialize_with = "given")]
     pub(super) memory: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) cpus: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) processes: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) disk: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) output: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) idle: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) open_files: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) tmp: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) wall_clock: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Process {
+    #[serde(default, deserialize_with = "given")]
     pub(super) user: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) seccomp: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) ptrace: Option<Spanned<bool>>,
 }
 
@@ -68,14 +80,23 @@ pub(super) struct Rule {
     pub(super) name: Spanned<String>,
     #[serde(default)]
     pub(super) effect: Effect,
+    #[serde(default, deserialize_with = "given")]
     pub(super) hosts: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) ports: Option<Spanned<Vec<Spanned<i64>>>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) methods: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) paths: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) credential: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) cleartext: Option<Spanned<bool>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) private: Option<Spanned<bool>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) protocol: Option<Spanned<Protocol>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) rate: Option<Spanned<serde::de::IgnoredAny>>,
 }
 
@@ -95,4 +116,9 @@ pub(super) enum Protocol {
     Https,
     Tcp,
     TlsPassthrough,
+}
+
+/// A key that is there without a value is a mistake, not an absence: an empty `paths:` must not mean every path.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }

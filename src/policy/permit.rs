@@ -11,13 +11,17 @@ use super::rule::Rule;
 
 /// Leave for one request, or one raw connection, as it was judged.
 ///
-/// Only this module makes one, and it cannot be copied:
+/// Only this module makes one, and it can be neither copied nor changed:
 ///
-/// ```compile_fail
-/// let permit = hands::policy::Permit { method: "GET".to_owned() };
+/// ```compile_fail,E0451
+/// fn renamed(permit: hands::policy::Permit) -> hands::policy::Permit {
+///     hands::policy::Permit { method: String::from("DELETE"), ..permit }
+/// }
 /// ```
-/// ```compile_fail
-/// fn twice(permit: hands::policy::Permit) { drop((permit.clone(), permit)); }
+/// ```compile_fail,E0599
+/// fn twice(permit: hands::policy::Permit) -> [hands::policy::Permit; 2] {
+///     [permit.clone(), permit]
+/// }
 /// ```
 #[derive(Debug)]
 pub struct Permit {

@@ -1,1 +1,12 @@
 //! Tests of the way out on loopback, with real TLS origins and no internet.
+
+mod client;
+mod grammar;
+mod interception;
+mod names;
+mod origin;
+mod records;
+mod resolver;
+mod rig;
+mod treatment;
+mod upstreams;
