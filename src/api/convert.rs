@@ -98,6 +98,7 @@ pub(super) fn command(command: Option<wire::Command>) -> Result<nouns::Command, 
         timeout: duration("timeout", command.timeout)?,
         kill_grace: duration("kill_grace", command.kill_grace)?.unwrap_or(GRACE),
         output_limit: Some(command.output_limit).filter(|limit| *limit > 0),
+        lossless: command.lossless,
     })
 }
 
@@ -114,6 +115,7 @@ fn told_command(command: nouns::Command) -> wire::Command {
         timeout: command.timeout.and_then(told),
         kill_grace: told(command.kill_grace),
         output_limit: command.output_limit.unwrap_or(0),
+        lossless: command.lossless,
     }
 }
 

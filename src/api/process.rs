@@ -23,6 +23,8 @@ const CAPTURED: usize = 1024 * 1024;
 const CHUNK: usize = 64 * 1024;
 /// Messages that wait for a slow reader; the command never does.
 const AHEAD: usize = 16;
+/// Bytes of output after which a command that waits for its reader is told how far that one is.
+const ACKNOWLEDGED_EACH: u64 = 256 * 1024;
 /// Largest piece of stdin in one message, in bytes.
 const LARGEST_INPUT: usize = 256 * 1024;
 /// Silence after which a stream shows that it lives.
@@ -62,6 +64,9 @@ impl ProcessService for Service {
         let asked = command(asked)?;
         if asked.stdin {
             return Err(invalid("stdin", "Run has none; use Start and Attach"));
+        }
+        if asked.lossless {
+            return Err(invalid("lossless", "nobody reads while Run waits; use Start and Attach"));
         }
         let id = Some(process_id).filter(|id| !id.is_empty());
         let started = self.workspaces.start_process(&workspace, id, asked).await?;
@@ -184,6 +189,8 @@ impl Attached {
     /// Output from the cursor to its end.
     async fn tell(&self, mut output: Output) -> Result<(), Error> {
         let mut next = self.start.from_sequence;
+        let mut acknowledged = output.position();
+        self.acknowledge(acknowledged).await;
         loop {
             let entry = match tokio::time::timeout(HEARTBEAT, output.next()).await {
                 Ok(entry) => entry?,
@@ -198,12 +205,24 @@ impl Attached {
             if !self.tell_entry(entry).await? {
                 return Ok(());
             }
+            if output.position() >= acknowledged + ACKNOWLEDGED_EACH {
+                acknowledged = output.position();
+                self.acknowledge(acknowledged).await;
+            }
             if last {
                 break;
             }
         }
         self.say(Ok(Told::End(wire::AttachEnd { next_sequence: next }))).await;
         Ok(())
+    }
+
+    /// Lets a command that waits for its reader go on. One that has ended waits for nobody.
+    async fn acknowledge(&self, bytes: u64) {
+        let done = self.workspaces.acknowledge(&self.start.workspace, &self.start.process, bytes).await;
+        if let Err(error) = done {
+            tracing::trace!(%error, "acknowledge");
+        }
     }
 
     async fn tell_entry(&self, entry: Entry) -> Result<bool, Error> {

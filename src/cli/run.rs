@@ -144,6 +144,7 @@ pub(super) fn command(words: &[std::ffi::OsString]) -> Command {
         argv: words.iter().map(|word| word.as_bytes().to_vec().into()).collect(),
         pty: terminal::present(),
         stdin: true,
+        lossless: true,
         ..Command::default()
     }
 }

@@ -283,6 +283,13 @@ pub enum Order {
         /// Characters.
         columns: u16,
     },
+    /// A reader has taken a command's output up to here.
+    Acknowledge {
+        /// Whose.
+        process: Id,
+        /// Bytes of both outputs together, from the beginning.
+        bytes: u64,
+    },
     /// Which commands run.
     List,
     /// End everything: TERM, then KILL after this many milliseconds; then exit.
@@ -328,6 +335,8 @@ pub struct StartOrder {
     pub grace: u64,
     /// Bytes of output kept.
     pub output: u64,
+    /// Whether the command waits for its reader rather than lose output.
+    pub lossless: bool,
 }
 
 /// Operations on files; paths are absolute inside the workspace.

@@ -94,6 +94,12 @@ impl Reader {
         self.next
     }
 
+    /// Bytes of output up to the cursor, kept or not.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.totals.stdout + self.totals.stderr
+    }
+
     pub(super) fn segment(&self) -> u64 {
         self.segment
     }

@@ -159,6 +159,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Bytes of output so far, kept or not.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.totals.stdout + self.totals.stderr
+    }
+
     /// Leaves the rest of the segment empty: readers go on at the next border and learn the totals there.
     fn break_segment(&mut self) {
         self.offset = START + (self.offset - START).next_multiple_of(self.limits.segment);

@@ -355,6 +355,14 @@ impl Workspaces {
         self.running(name)?.signal(process_id(process)?, signal, scope).await
     }
 
+    /// Tells a lossless command that its output was taken up to this many bytes, so that it goes on.
+    ///
+    /// # Errors
+    /// [`Reason::NotFound`] if the command has ended.
+    pub async fn acknowledge(&self, name: &str, process: &str, bytes: u64) -> Result<(), Error> {
+        self.running(name)?.acknowledge(process_id(process)?, bytes).await
+    }
+
     /// Tells a command's terminal its new size.
     ///
     /// # Errors

@@ -148,6 +148,14 @@ impl Output {
     }
 }
 
+impl Output {
+    /// Bytes of output up to the cursor, kept or not.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.reader.position()
+    }
+}
+
 fn at(file: File, from: u64) -> Result<Reader, Error> {
     let mut reader = Reader::open(file)?;
     reader.seek(from)?;

@@ -293,6 +293,7 @@ impl Running {
             timeout: timeout.map(milliseconds),
             grace: milliseconds(command.kill_grace),
             output: command.output_limit.map_or(self.terms.output, |limit| limit.min(self.terms.output)),
+            lossless: command.lossless,
         })
     }
 
@@ -319,6 +320,10 @@ impl Running {
     pub(super) fn output(&self, id: &Id, live: &Live, from: u64) -> Result<Output, Error> {
         let file = self.shared.journals.open(&self.workspace, id)?;
         Output::live(file.ok_or_else(|| Error::unknown_process(id.as_str()))?, from, live)
+    }
+
+    pub(super) async fn acknowledge(&self, process: Id, bytes: u64) -> Result<(), Error> {
+        self.order_about(Order::Acknowledge { process: process.clone(), bytes }, &process).await.map(drop)
     }
 
     pub(super) async fn signal(&self, process: Id, signal: i32, scope: SignalScope) -> Result<(), Error> {

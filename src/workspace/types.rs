@@ -140,6 +140,8 @@ pub struct Command {
     pub kill_grace: Duration,
     /// Bytes of output kept, head and tail; the policy's `output` if absent.
     pub output_limit: Option<u64>,
+    /// Whether it waits for a reader that is behind, as at a pipe, instead of losing the middle of its output.
+    pub lossless: bool,
 }
 
 /// Rows and columns of a terminal.

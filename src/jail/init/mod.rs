@@ -185,6 +185,7 @@ impl Init {
                 }
             }
             Order::Resize { process, rows, columns } => self.resize(&process, rows, columns),
+            Order::Acknowledge { process, bytes } => self.acknowledge(&process, bytes),
             Order::List => Ok(Outcome::Running(self.processes.keys().cloned().collect())),
             Order::Stop { grace } => self.begin_stop(grace),
             Order::File(order) => match self.help(id, order, descriptors) {
@@ -279,6 +280,8 @@ impl Init {
         };
         let status = ExitStatus { outcome, cause };
         process.exit(status);
+        self.flow(id);
+        let Some(process) = self.processes.get_mut(id) else { return };
         let failed_start = process.failed_start();
         if !failed_start {
             self.say(FromInit::Exited { process: id.clone(), status });

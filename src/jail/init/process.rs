@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, read};
 
@@ -39,6 +40,16 @@ pub(super) struct Process {
     blame: Option<Cause>,
     signaled: Option<i32>,
     grown: bool,
+    flow: Option<Flow>,
+}
+
+/// A command that waits for its reader.
+struct Flow {
+    /// Bytes that may be ahead of the reader.
+    window: u64,
+    acknowledged: u64,
+    /// Whether its outputs are not read now.
+    stalled: bool,
 }
 
 /// Deadlines of a command.
@@ -59,6 +70,8 @@ pub(super) struct Begun {
     pub(super) exec: (OwnedFd, u64),
     pub(super) limits: TimeLimits,
     pub(super) starved_before: u64,
+    /// Bytes that may be ahead of a reader for which the command waits.
+    pub(super) window: Option<u64>,
 }
 
 impl Process {
@@ -79,7 +92,14 @@ impl Process {
             blame: None,
             signaled: None,
             grown: true,
+            flow: begun.window.map(|window| Flow { window, acknowledged: 0, stalled: false }),
         }
+    }
+
+    /// Whether its reader is so far behind that it has to wait.
+    fn full(&self) -> bool {
+        let ahead = |flow: &Flow| self.journal.written().saturating_sub(flow.acknowledged) >= flow.window;
+        self.running && self.flow.as_ref().is_some_and(ahead)
     }
 
     pub(super) fn id(&self) -> &Id {
@@ -217,6 +237,9 @@ impl Init {
     pub(super) fn output(&mut self, id: &Id, stream: Stream) {
         let Some(process) = self.processes.get_mut(id) else { return };
         for _turn in 0..TURNS {
+            if process.full() {
+                return self.stall(id);
+            }
             match process.take(stream) {
                 Taken::Some => {}
                 Taken::Nothing => return,
@@ -226,6 +249,50 @@ impl Init {
         if process.output(stream).is_none() {
             self.forget(|source| matches!(source, Source::Output(of, s) if of == id && *s == stream));
             self.close_if_done(id);
+        }
+    }
+
+    /// Leaves the outputs alone until the reader has come nearer.
+    fn stall(&mut self, id: &Id) {
+        let Some(process) = self.processes.get_mut(id) else { return };
+        for output in [&process.stdout, &process.stderr].into_iter().flatten() {
+            if let Err(errno) = self.epoll.delete(output) {
+                tracing::debug!(%errno, "it was not watched");
+            }
+        }
+        if let Some(flow) = &mut process.flow {
+            flow.stalled = true;
+        }
+        self.forget(|source| matches!(source, Source::Output(of, _) if of == id));
+    }
+
+    pub(super) fn acknowledge(&mut self, id: &Id, bytes: u64) -> Result<Outcome, Failure> {
+        let process = self.processes.get_mut(id).ok_or_else(|| failure("find the process", Errno::ESRCH))?;
+        if let Some(flow) = &mut process.flow {
+            flow.acknowledged = flow.acknowledged.max(bytes);
+        }
+        self.flow(id);
+        Ok(Outcome::Done)
+    }
+
+    /// Reads the outputs again if there is no reason any more not to.
+    pub(super) fn flow(&mut self, id: &Id) {
+        let Some(process) = self.processes.get_mut(id) else { return };
+        let stalled = process.flow.as_ref().is_some_and(|flow| flow.stalled);
+        if !stalled || process.full() {
+            return;
+        }
+        if let Some(flow) = &mut process.flow {
+            flow.stalled = false;
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let token = self.token(Source::Output(id.clone(), stream));
+            let Some(process) = self.processes.get_mut(id) else { return };
+            if let Some(output) = process.output(stream)
+                && let Err(errno) = self.epoll.add(output, EpollEvent::new(EpollFlags::EPOLLIN, token))
+            {
+                tracing::warn!(process = %id, %errno, "its output is not read any more");
+            }
         }
     }
 

@@ -26,6 +26,9 @@ use crate::journal::{Kind, Limits, Stream, Writer};
 use crate::sys::process::{Forked, close_on_exec_from, default_signals, exit_now, fork};
 use crate::sys::terminal;
 
+/// Least that is kept of the output of a command that waits for its reader, in bytes: more than one read may bring.
+const LOSSLESS: u64 = 1024 * 1024;
+
 /// The child's ends and ours.
 struct Wiring {
     child: [OwnedFd; 3],
@@ -49,7 +52,8 @@ impl Init {
         if self.processes.contains_key(&order.process) {
             return Err(failure("start", Errno::EEXIST));
         }
-        let mut journal = Writer::create(File::from(journal), Limits::keep(order.output))
+        let keep = if order.lossless { order.output.max(LOSSLESS) } else { order.output };
+        let mut journal = Writer::create(File::from(journal), Limits::keep(keep))
             .map_err(|error| from_io("write the journal", &error))?;
         let header = Kind::Started(order.header.clone().into());
         journal.append(header).map_err(|error| from_io("write the journal", &error))?;
@@ -66,7 +70,10 @@ impl Init {
         let limits = TimeLimits { term, kill: None, grace: Duration::from_millis(order.grace) };
         let id = order.process;
         let exec = (told, order_id);
-        let process = Process::new(Begun { id: id.clone(), pid, journal, exec, limits, starved_before });
+        // Half of what is kept is kept from the end: a reader this far behind finds everything.
+        let window = order.lossless.then_some(keep / 4);
+        let process =
+            Process::new(Begun { id: id.clone(), pid, journal, exec, limits, starved_before, window });
         self.adopt(&id, process, wiring).map_err(|errno| failure("watch the command", errno))
     }
 
