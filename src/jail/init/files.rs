@@ -102,9 +102,10 @@ fn text(path: &[u8]) -> Result<&Path, Failure> {
 }
 
 fn open(path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
-        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    // openat2(2) refuses with O_PATH what it would ignore.
+    let terminal = if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY };
+    let how =
+        OpenHow::new().flags(flags | OFlag::O_CLOEXEC | terminal).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let file = openat2(AT_FDCWD, path, how)?;
     if fstatfs(&file)?.filesystem_type() == PROC_SUPER_MAGIC {
         return Err(Errno::EACCES);
