@@ -42,6 +42,12 @@ impl Client {
         Ok(Self { channel })
     }
 
+    /// The connection, for the standard services.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Workspaces.
     #[must_use]
     pub fn workspaces(&self) -> WorkspaceServiceClient<Channel> {

@@ -6,6 +6,7 @@
 pub mod client;
 mod convert;
 mod file;
+mod local;
 mod process;
 pub mod proto;
 mod status;
@@ -82,8 +83,9 @@ pub async fn serve(listener: UnixListener, workspaces: Workspaces, admitted: Pee
                 .max_decoding_message_size(LARGEST_MESSAGE),
         )
         .add_service(FileServiceServer::new(file::Service::new(workspaces, tasks)));
-    let connections =
-        connections.map(|accepted| accepted.inspect_err(|error| tracing::warn!(%error, "accept")));
+    let connections = connections.map(|accepted| {
+        accepted.map(local::LocalConnection::new).inspect_err(|error| tracing::warn!(%error, "accept"))
+    });
     tokio::select! {
         served = services.serve_with_incoming(connections) => {
             if let Err(error) = served {
