@@ -21,7 +21,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Seen = Arc<Mutex<std::fs::File>>;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Failure> {
+pub(crate) async fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let mut argument = || arguments.next().ok_or("usage: origin NAME CA-FILE SEEN-FILE");
     let (name, authority, seen) = (argument()?, argument()?, argument()?);

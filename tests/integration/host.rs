@@ -106,7 +106,10 @@ impl Host {
     /// A command of the user who runs Hands.
     pub(crate) fn as_user(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env("HOME", self.own()).env("HANDS_STATE_DIR", &self.state).env("HANDS_CANARY", "canary-of-the-host");
+        command
+            .env("HOME", self.own())
+            .env("HANDS_STATE_DIR", &self.state)
+            .env("HANDS_CANARY", "canary-of-the-host");
         command.env_remove("XDG_DATA_HOME").env_remove("XDG_CONFIG_HOME").current_dir("/");
         if self.mode == Mode::Rootless && geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
@@ -258,10 +261,15 @@ impl Origin {
     }
 
     pub(crate) fn start() -> Self {
+        Self::start_with(&mut Command::new(Self::program()))
+    }
+
+    /// The same from another program that behaves like it.
+    pub(crate) fn start_with(program: &mut Command) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).expect("mode");
         let (authority, seen) = (directory.path().join("ca.pem"), directory.path().join("seen"));
-        let mut child = Command::new(Self::program())
+        let mut child = program
             .arg(Self::NAME)
             .args([&authority, &seen])
             .stdout(Stdio::piped())
@@ -270,6 +278,11 @@ impl Origin {
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("port");
         Self { child, port: line.trim().parse().expect("port"), seen, directory }
+    }
+
+    /// The certificate of the authority that vouches for it.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
     }
 
     /// Everything that it was sent.
@@ -290,7 +303,7 @@ impl Origin {
                 secret.display()
             ),
         );
-        let authority = self.directory.path().join("ca.pem");
+        let authority = self.authority();
         let config = host.write(
             "hands.toml",
             &format!(

@@ -1,5 +1,11 @@
-//! Everything that is shown from outside: the architecture, the command line, real sandboxes.
+//! Everything that is shown from outside: the architecture, the command line, the API, real sandboxes.
 
+mod api;
+mod demo;
+mod egress;
 mod host;
+mod jail;
 mod layers;
+mod lifecycle;
+mod policy;
 mod run;

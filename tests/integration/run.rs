@@ -13,7 +13,10 @@ use crate::host::{check, line_of, report, text};
 fn run_passes_exit_code_and_both_outputs_through() {
     check(|host| {
         let output = host.output(&["run", "--", "sh", "-c", "printf out; printf err >&2; exit 42"]);
-        assert_eq!((output.status.code(), text(&output.stdout), text(&output.stderr)), (Some(42), "out".into(), "err".into()));
+        assert_eq!(
+            (output.status.code(), text(&output.stdout), text(&output.stderr)),
+            (Some(42), "out".into(), "err".into())
+        );
         let output = host.output(&["run", "--", "sh", "-c", "kill -9 $$"]);
         assert_eq!(output.status.code(), Some(128 + 9));
     });
@@ -23,7 +26,12 @@ fn run_passes_exit_code_and_both_outputs_through() {
 fn run_passes_stdin_through_to_its_last_byte() {
     check(|host| {
         let sent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
-        let mut child = host.hands(&["run", "--", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run");
+        let mut child = host
+            .hands(&["run", "--", "cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("run");
         let mut stdin = child.stdin.take().expect("stdin");
         let mut stdout = child.stdout.take().expect("stdout");
         let bytes = sent.clone();
@@ -50,9 +58,14 @@ fn p_19_a_program_that_is_missing_or_none_has_its_own_code() {
 #[test]
 fn signals_reach_the_command() {
     check(|host| {
-        for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGINT, "INT"), (Signal::SIGUSR1, "USR1")] {
+        for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGINT, "INT"), (Signal::SIGUSR1, "USR1")]
+        {
             let script = format!("trap 'echo caught; exit 3' {name}; echo ready; sleep 1000 & wait");
-            let mut child = host.hands(&["run", "--", "bash", "-c", &script]).stdout(Stdio::piped()).spawn().expect("run");
+            let mut child = host
+                .hands(&["run", "--", "bash", "-c", &script])
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("run");
             assert_eq!(line_of(&mut child), "ready\n");
             kill(Pid::from_raw(child.id().try_into().expect("pid")), signal).expect("kill");
             assert_eq!(line_of(&mut child), "caught\n");
@@ -65,7 +78,8 @@ fn signals_reach_the_command() {
 fn a_signal_that_the_command_does_not_catch_ends_it_as_it_would_alone() {
     check(|host| {
         let script = "echo ready; exec sleep 1000";
-        let mut child = host.hands(&["run", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("run");
+        let mut child =
+            host.hands(&["run", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("run");
         assert_eq!(line_of(&mut child), "ready\n");
         kill(Pid::from_raw(child.id().try_into().expect("pid")), Signal::SIGINT).expect("kill");
         assert_eq!(child.wait().expect("wait").code(), Some(128 + 2));
@@ -132,8 +146,13 @@ fn volumes_are_shared_kept_and_read_only_where_asked() {
         host.ok(&["run", "--volume", "data:/data", "--", "sh", "-c", "echo shared > /data/file"]);
         let (code, told) = host.fails(&["run", "--volume", "data:/data:ro", "--", "touch", "/data/other"]);
         assert!(code == 1 && told.contains("Read-only file system"), "{told}");
-        assert_eq!(host.ok(&["run", "--volume", "data:/elsewhere:ro", "--", "cat", "/elsewhere/file"]), "shared\n");
-        for bad in ["data:/etc", "data:/usr/x", "data:relative", "data:/a/../etc", "../x:/data", "data:/data:rw:x"] {
+        assert_eq!(
+            host.ok(&["run", "--volume", "data:/elsewhere:ro", "--", "cat", "/elsewhere/file"]),
+            "shared\n"
+        );
+        for bad in
+            ["data:/etc", "data:/usr/x", "data:relative", "data:/a/../etc", "../x:/data", "data:/data:rw:x"]
+        {
             let (code, told) = host.fails(&["run", "--volume", bad, "--", "true"]);
             assert!(code == 125, "{bad}: {told}");
         }
