@@ -15,7 +15,7 @@ use super::proto::file_service_server::FileService;
 use super::proto::file_service_write_request::Message as Write;
 use super::status::invalid;
 use crate::shutdown::Shutdown;
-use crate::workspace::{Error, NewFile, Reason, Workspaces};
+use crate::workspace::{NewFile, Reason, WorkspaceError, Workspaces};
 
 /// Bytes in one message of Read.
 const CHUNK: usize = 64 * 1024;
@@ -143,5 +143,5 @@ fn append(file: &NewFile, offset: u64, data: &[u8], path: &[u8]) -> Result<u64, 
 fn failed(path: &[u8], error: &std::io::Error) -> Status {
     let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
     let reason = if full { Reason::ResourceExhausted } else { Reason::Internal };
-    Error::new(reason, "file", String::from_utf8_lossy(path), error.to_string()).into()
+    WorkspaceError::new(reason, "file", String::from_utf8_lossy(path), error.to_string()).into()
 }

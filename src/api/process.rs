@@ -15,7 +15,7 @@ use super::proto::process_service_server::ProcessService;
 use super::status::invalid;
 use crate::journal::{Entry, Kind, Stream};
 use crate::shutdown::Shutdown;
-use crate::workspace::{Error, Output, Workspaces};
+use crate::workspace::{Output, WorkspaceError, Workspaces};
 
 /// Bytes of each output stream in the answer of Run; half from the head, half from the tail.
 const CAPTURED: usize = 1024 * 1024;
@@ -187,7 +187,7 @@ impl Attached {
     }
 
     /// Output from the cursor to its end.
-    async fn tell(&self, mut output: Output) -> Result<(), Error> {
+    async fn tell(&self, mut output: Output) -> Result<(), WorkspaceError> {
         let mut next = self.start.from_sequence;
         let mut acknowledged = output.position();
         self.acknowledge(acknowledged).await;
@@ -225,7 +225,7 @@ impl Attached {
         }
     }
 
-    async fn tell_entry(&self, entry: Entry) -> Result<bool, Error> {
+    async fn tell_entry(&self, entry: Entry) -> Result<bool, WorkspaceError> {
         let sequence = entry.sequence;
         match entry.kind {
             Kind::Output(from, mut data) => {

@@ -5,6 +5,8 @@
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::too_many_lines,
+    clippy::excessive_nesting,
+    clippy::large_enum_variant,
     reason = "generated; the comments of the proto files are the documentation"
 )]
 

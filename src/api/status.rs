@@ -6,13 +6,13 @@ use nix::errno::Errno;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::workspace::{Error, Reason};
+use crate::workspace::{Reason, WorkspaceError};
 
 /// Domain of every `ErrorInfo`.
 const DOMAIN: &str = "hands";
 
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
+impl From<WorkspaceError> for Status {
+    fn from(error: WorkspaceError) -> Self {
         let code = match error.reason() {
             Reason::NotFound => Code::NotFound,
             Reason::AlreadyExists | Reason::SpecMismatch => Code::AlreadyExists,
@@ -38,5 +38,5 @@ impl From<Error> for Status {
 
 /// A request that can never work as it is.
 pub(super) fn invalid(object: &str, remedy: &str) -> Status {
-    Error::new(Reason::InvalidArgument, "invalid request", object, remedy).into()
+    WorkspaceError::new(Reason::InvalidArgument, "invalid request", object, remedy).into()
 }

@@ -30,9 +30,9 @@ const CHUNK: usize = 256 * 1024;
 /// Modes are kept; links and special files are skipped and told. A directory is copied with what it holds.
 #[derive(Debug, clap::Args)]
 pub(super) struct Cp {
-    /// A path here, or WORKSPACE:/path
+    /// A path here, or `WORKSPACE:/path`
     source: String,
-    /// A path here, or WORKSPACE:/path
+    /// A path here, or `WORKSPACE:/path`
     target: String,
 }
 
@@ -112,27 +112,9 @@ impl Remote {
         let tasks = Shutdown::new();
         let (failed, failure) = tokio::sync::oneshot::channel();
         tasks.spawn(async move {
-            let message = |message| FileServiceWriteRequest { message: Some(message) };
-            let mut sent = 0;
-            let mut next = Ok(Some(Write_::Start(start)));
-            loop {
-                match next {
-                    // Without its last message the write changes nothing.
-                    Err(error) => return drop(failed.send(error)),
-                    Ok(None) => break,
-                    Ok(Some(piece)) => {
-                        if let Write_::Data(data) = &piece {
-                            sent += data.len() as u64;
-                        }
-                        // The server says why it stopped reading.
-                        if say.send(message(piece)).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-                next = read(&mut file);
+            if let Err(error) = send(&mut file, start, &say).await {
+                drop(failed.send(error));
             }
-            drop(say.send(message(Write_::Finish(FileWriteFinish { bytes: sent }))).await);
         });
         let written = self.client.files().write(ReceiverStream::new(said)).await;
         if let Ok(error) = failure.await {
@@ -177,7 +159,7 @@ impl Remote {
         while let Some(message) = told.message().await? {
             match message.message {
                 Some(Read_::Data(data)) => {
-                    file.write_all(&data).with_context(|| format!("cp: {}", to.display()))?
+                    file.write_all(&data).with_context(|| format!("cp: {}", to.display()))?;
                 }
                 Some(Read_::End(_)) => complete = true,
                 Some(Read_::Stat(_)) | None => {}
@@ -232,6 +214,25 @@ fn within(from: &Path, to: &Path, onto_directory: bool) -> PathBuf {
         _ if to.as_os_str() == OsStr::new("") => PathBuf::from("."),
         _ => to.to_path_buf(),
     }
+}
+
+/// Sends a file, and at its end the message without which the write changes nothing.
+async fn send(
+    file: &mut File,
+    start: FileWriteStart,
+    say: &mpsc::Sender<FileServiceWriteRequest>,
+) -> std::io::Result<()> {
+    let message = |message| FileServiceWriteRequest { message: Some(message) };
+    let mut sent = 0;
+    let mut next = Some(Write_::Start(start));
+    while let Some(piece) = next {
+        sent += if let Write_::Data(data) = &piece { data.len() as u64 } else { 0 };
+        // The server says why it stopped reading.
+        let Ok(()) = say.send(message(piece)).await else { return Ok(()) };
+        next = read(file)?;
+    }
+    drop(say.send(message(Write_::Finish(FileWriteFinish { bytes: sent }))).await);
+    Ok(())
 }
 
 fn read(file: &mut File) -> std::io::Result<Option<Write_>> {

@@ -45,7 +45,10 @@ impl Egress {
             Format::Table => show::table(HEAD, &log.rest()?.iter().map(row).collect::<Vec<_>>())?,
             Format::Json => print(&log.rest()?)?,
         }
-        while follow {
+        if !follow {
+            return Ok(ExitCode::SUCCESS);
+        }
+        loop {
             log.wait()?;
             let lines = log.rest()?;
             match shared.output {
@@ -57,7 +60,6 @@ impl Egress {
                 }
             }
         }
-        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -31,7 +31,7 @@ enum Question {
         file: PathBuf,
         /// For example GET
         method: String,
-        /// For example https://api.example.com/v1/models
+        /// For example `https://api.example.com/v1/models`
         url: String,
     },
 }
@@ -43,7 +43,7 @@ impl Policy {
                 let policy = read(&file)?;
                 match shared.output {
                     Format::Json => {
-                        show::json(&json!({ "file": file, "valid": true, "credentials": named(&policy) }))?
+                        show::json(&json!({ "file": file, "valid": true, "credentials": named(&policy) }))?;
                     }
                     Format::Table => writeln!(std::io::stdout().lock(), "{}: valid", file.display())?,
                 }
@@ -57,7 +57,7 @@ impl Policy {
                 let allowed = matches!(verdict, Verdict::Allowed { .. });
                 match shared.output {
                     Format::Json => {
-                        show::json(&json!({ "allowed": allowed, "explanation": verdict.to_string() }))?
+                        show::json(&json!({ "allowed": allowed, "explanation": verdict.to_string() }))?;
                     }
                     Format::Table => writeln!(std::io::stdout().lock(), "{verdict}")?,
                 }

@@ -13,12 +13,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
-use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::credential;
 use crate::egress::{Audit, Egress, Vault};
-use crate::jail::client::SupervisorClient;
+use crate::jail::client::{Events, SupervisorClient};
 use crate::jail::wire::{Ask, Channel, Document, FromSupervisor, Hello};
 use crate::shutdown::Shutdown;
 use crate::storage::journals::Journals;
@@ -29,9 +28,6 @@ use secrets::Secrets;
 
 /// How long tasks may take to end after the last workspace has stopped.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// What the supervisor says that is no answer, in order.
-type Events = mpsc::UnboundedReceiver<(FromSupervisor, Vec<OwnedFd>)>;
 
 /// Runs until the supervisor says stop, or is gone.
 #[must_use]

@@ -170,7 +170,7 @@ impl Cgroups {
                     .extend(limits.memory.map(|bytes| ("memory.memsw.limit_in_bytes", bytes.to_string())));
             }
             (Controller::Pids, _) => {
-                settings.extend(limits.processes.map(|most| ("pids.max", most.to_string())))
+                settings.extend(limits.processes.map(|most| ("pids.max", most.to_string())));
             }
             (Controller::Cpu, true) => {
                 settings.extend(limits.millicpus.map(|cpus| ("cpu.max", format!("{} 100000", cpus * 100))));

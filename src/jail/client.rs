@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-use super::link::{Error, Link};
+use super::link::{Link, LinkError};
 use super::wire::{
     Ask, Done, Failure, FileOrder, FromInit, FromSupervisor, Order, Outcome, Refusal, ToInit, ToSupervisor,
 };
@@ -34,21 +34,21 @@ impl Connection {
         Ok(Self { link, readiness })
     }
 
-    async fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    async fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
         loop {
             let mut ready = self.readiness.writable().await?;
             match self.link.try_send(message, descriptors) {
-                Err(Error::Full) => ready.clear_ready(),
+                Err(LinkError::Full) => ready.clear_ready(),
                 other => return other,
             }
         }
     }
 
-    async fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), Error> {
+    async fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), LinkError> {
         loop {
             let mut ready = self.readiness.readable().await?;
             match self.link.try_receive() {
-                Err(Error::Full) => ready.clear_ready(),
+                Err(LinkError::Full) => ready.clear_ready(),
                 other => return other,
             }
         }
@@ -100,13 +100,13 @@ pub enum AskError {
     Gone,
     /// The question could not be sent.
     #[error(transparent)]
-    Link(Error),
+    Link(LinkError),
 }
 
-impl From<Error> for AskError {
-    fn from(error: Error) -> Self {
+impl From<LinkError> for AskError {
+    fn from(error: LinkError) -> Self {
         match error {
-            Error::Closed => Self::Gone,
+            LinkError::Closed => Self::Gone,
             other => Self::Link(other),
         }
     }
@@ -137,7 +137,7 @@ impl InitClient {
         loop {
             match self.connection.receive::<FromInit>().await {
                 Ok((FromInit::Answer { id, result }, descriptors)) => {
-                    self.waiting.settle(id, (result, descriptors))
+                    self.waiting.settle(id, (result, descriptors));
                 }
                 Ok((event, _)) => {
                     if events.send(event).is_err() {
@@ -145,8 +145,8 @@ impl InitClient {
                     }
                 }
                 // init is our own code, but it stands nearest to the commands: one odd message is dropped.
-                Err(Error::Malformed | Error::TooLarge(_)) => {
-                    tracing::warn!("malformed message from an init")
+                Err(LinkError::Malformed | LinkError::TooLarge(_)) => {
+                    tracing::warn!("malformed message from an init");
                 }
                 Err(error) => {
                     tracing::debug!(%error, "init's socket");
@@ -187,6 +187,9 @@ impl InitClient {
     }
 }
 
+/// What the supervisor says that is no answer, with its descriptors.
+pub type Events = mpsc::UnboundedReceiver<(FromSupervisor, Vec<OwnedFd>)>;
+
 /// Talks to the supervisor.
 #[derive(Clone, Debug)]
 pub struct SupervisorClient {
@@ -199,10 +202,7 @@ impl SupervisorClient {
     ///
     /// # Errors
     /// If the event loop cannot take the socket.
-    pub fn new(
-        socket: OwnedFd,
-        scope: &Shutdown,
-    ) -> io::Result<(Self, mpsc::UnboundedReceiver<(FromSupervisor, Vec<OwnedFd>)>)> {
+    pub fn new(socket: OwnedFd, scope: &Shutdown) -> io::Result<(Self, Events)> {
         let client = Self {
             connection: Arc::new(Connection::new(Link::from_socket(socket))?),
             waiting: Arc::new(Waiting::new()),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ImageError {
     /// No such image.
     #[error("there is no image {0:?}; use `host`")]
     Unknown(String),
@@ -61,12 +61,12 @@ impl Image {
     /// The built-in image `name`; empty means `host`.
     ///
     /// # Errors
-    /// [`Error::Unknown`]; a syntax error cannot occur in what ships (a test reads it).
-    pub fn built_in(name: &str) -> Result<Self, Error> {
+    /// [`ImageError::Unknown`]; a syntax error cannot occur in what ships (a test reads it).
+    pub fn built_in(name: &str) -> Result<Self, ImageError> {
         let wanted = if name.is_empty() { "host" } else { name };
         let found = BUILT_IN.iter().find(|(known, _)| *known == wanted);
-        let (_, text) = found.ok_or_else(|| Error::Unknown(name.to_owned()))?;
-        let syntax = |problem| Error::Syntax { name: wanted.to_owned(), problem };
+        let (_, text) = found.ok_or_else(|| ImageError::Unknown(name.to_owned()))?;
+        let syntax = |problem| ImageError::Syntax { name: wanted.to_owned(), problem };
         serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))
     }
 }

@@ -29,7 +29,7 @@ const DESCRIPTORS: usize = 64;
 
 /// Why a message did not get through.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum LinkError {
     /// The other side is gone.
     #[error("the other process is gone")]
     Closed,
@@ -47,7 +47,7 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
-impl From<Errno> for Error {
+impl From<Errno> for LinkError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => Self::Closed,
@@ -95,16 +95,20 @@ impl Link {
     /// Sends one message with its descriptors.
     ///
     /// # Errors
-    /// [`Error::Full`] on a non-blocking socket, [`Error::Closed`], [`Error::TooLarge`].
-    pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    /// [`LinkError::Full`] on a non-blocking socket, [`LinkError::Closed`], [`LinkError::TooLarge`].
+    pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
         self.send_with(message, descriptors, MsgFlags::MSG_NOSIGNAL)
     }
 
     /// The same without ever waiting.
     ///
     /// # Errors
-    /// [`Error::Full`] if the other side does not read.
-    pub fn try_send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    /// [`LinkError::Full`] if the other side does not read.
+    pub fn try_send(
+        &self,
+        message: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), LinkError> {
         self.send_with(message, descriptors, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
     }
 
@@ -113,10 +117,10 @@ impl Link {
         message: &impl Serialize,
         descriptors: &[BorrowedFd<'_>],
         flags: MsgFlags,
-    ) -> Result<(), Error> {
-        let body = postcard::to_stdvec(message).map_err(|_refused| Error::Malformed)?;
+    ) -> Result<(), LinkError> {
+        let body = postcard::to_stdvec(message).map_err(|_refused| LinkError::Malformed)?;
         if body.len() > LARGEST {
-            return Err(Error::TooLarge(body.len()));
+            return Err(LinkError::TooLarge(body.len()));
         }
         let mut numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let spilled = if body.len() > INLINE { Some(spill(&body)?) } else { None };
@@ -139,20 +143,20 @@ impl Link {
     /// Receives one message; waits for it on a blocking socket.
     ///
     /// # Errors
-    /// [`Error::Full`] if there is none on a non-blocking socket, [`Error::Closed`], [`Error::Malformed`].
-    pub fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), Error> {
+    /// [`LinkError::Full`] if there is none on a non-blocking socket, [`LinkError::Closed`], [`LinkError::Malformed`].
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), LinkError> {
         self.receive_with(MsgFlags::MSG_CMSG_CLOEXEC)
     }
 
     /// The same without ever waiting.
     ///
     /// # Errors
-    /// [`Error::Full`] if there is no message.
-    pub fn try_receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), Error> {
+    /// [`LinkError::Full`] if there is no message.
+    pub fn try_receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), LinkError> {
         self.receive_with(MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)
     }
 
-    fn receive_with<T: DeserializeOwned>(&self, flags: MsgFlags) -> Result<(T, Vec<OwnedFd>), Error> {
+    fn receive_with<T: DeserializeOwned>(&self, flags: MsgFlags) -> Result<(T, Vec<OwnedFd>), LinkError> {
         let mut buffer = vec![0_u8; INLINE + 1];
         let mut control = vec![0_u8; 64 + DESCRIPTORS * size_of::<RawFd>()];
         let (length, cut, mut descriptors) = loop {
@@ -160,7 +164,7 @@ impl Link {
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
                 Ok(message) => {
                     let cut = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-                    let descriptors = received(message.cmsgs().map_err(|_cut| Error::Malformed)?);
+                    let descriptors = received(message.cmsgs().map_err(|_cut| LinkError::Malformed)?);
                     break (message.bytes, cut, descriptors);
                 }
                 Err(Errno::EINTR) => {}
@@ -168,20 +172,20 @@ impl Link {
             }
         };
         if length == 0 {
-            return Err(Error::Closed);
+            return Err(LinkError::Closed);
         }
         if cut {
-            return Err(Error::Malformed);
+            return Err(LinkError::Malformed);
         }
         let decoded = if buffer[0] == 1 {
             if descriptors.is_empty() {
-                return Err(Error::Malformed);
+                return Err(LinkError::Malformed);
             }
             postcard::from_bytes(&unspill(descriptors.remove(0))?)
         } else {
             postcard::from_bytes(&buffer[1..length])
         };
-        Ok((decoded.map_err(|_refused| Error::Malformed)?, descriptors))
+        Ok((decoded.map_err(|_refused| LinkError::Malformed)?, descriptors))
     }
 }
 
@@ -199,11 +203,11 @@ fn spill(body: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-fn unspill(file: OwnedFd) -> Result<Vec<u8>, Error> {
+fn unspill(file: OwnedFd) -> Result<Vec<u8>, LinkError> {
     let file = File::from(file);
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     if length > LARGEST {
-        return Err(Error::TooLarge(length));
+        return Err(LinkError::TooLarge(length));
     }
     let mut body = vec![0_u8; length];
     file.read_exact_at(&mut body, 0)?;
@@ -212,7 +216,7 @@ fn unspill(file: OwnedFd) -> Result<Vec<u8>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, Link};
+    use super::{Link, LinkError};
     use std::os::fd::AsFd;
 
     #[test]
@@ -226,23 +230,23 @@ mod tests {
             assert_eq!(got, message);
             assert_eq!(descriptors.len(), 1);
         }
-        assert!(matches!(one.send(&vec![0_u8; 5 << 20], &[]), Err(Error::TooLarge(_))));
+        assert!(matches!(one.send(&vec![0_u8; 5 << 20], &[]), Err(LinkError::TooLarge(_))));
     }
 
     #[test]
     fn i_32_rubbish_is_refused_and_the_end_is_told() {
         let (one, other) = Link::pair().expect("pair");
         one.send(&"a string is no number list".to_owned(), &[]).expect("send");
-        assert!(matches!(other.receive::<(u64, u64, Vec<u64>)>(), Err(Error::Malformed)));
+        assert!(matches!(other.receive::<(u64, u64, Vec<u64>)>(), Err(LinkError::Malformed)));
         nix::sys::socket::send(
             std::os::fd::AsRawFd::as_raw_fd(one.socket()),
             &[1],
             nix::sys::socket::MsgFlags::empty(),
         )
         .expect("send");
-        assert!(matches!(other.receive::<u64>(), Err(Error::Malformed)), "spilled without a file");
-        assert!(matches!(other.try_receive::<u64>(), Err(Error::Full)));
+        assert!(matches!(other.receive::<u64>(), Err(LinkError::Malformed)), "spilled without a file");
+        assert!(matches!(other.try_receive::<u64>(), Err(LinkError::Full)));
         drop(one);
-        assert!(matches!(other.receive::<u64>(), Err(Error::Closed)));
+        assert!(matches!(other.receive::<u64>(), Err(LinkError::Closed)));
     }
 }

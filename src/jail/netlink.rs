@@ -42,14 +42,14 @@ impl Netlink {
             let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let mut rest = &buffer[..length];
             while let Some((kind, body, after)) = split(rest) {
-                if kind == NLMSG_ERROR {
-                    let code = body.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-                    if code != 0 {
-                        return Err(Errno::from_raw(-code).into());
-                    }
-                    answered += 1;
-                }
                 rest = after;
+                if kind != NLMSG_ERROR {
+                    continue;
+                }
+                match body.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])) {
+                    0 => answered += 1,
+                    code => return Err(Errno::from_raw(-code).into()),
+                }
             }
         }
         Ok(())

@@ -50,7 +50,7 @@ struct Family {
 
 /// 127.0.0.0/8: one byte decides.
 const IPV4: Family = Family { number: 2, destination: 16, loopback: &[127] };
-/// ::1.
+/// `::1`.
 const IPV6: Family =
     Family { number: 10, destination: 24, loopback: &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] };
 

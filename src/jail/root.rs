@@ -141,7 +141,7 @@ fn directory(root: &OwnedFd, path: &Path, mode: u32) -> io::Result<OwnedFd> {
             Ok(()) | Err(Errno::EEXIST) => at = openat(&at, name, flags, Mode::empty())?,
             // A read-only parent: what is there will do, what is missing cannot be made.
             Err(Errno::EROFS) => {
-                at = openat(&at, name, flags, Mode::empty()).map_err(|_missing| Errno::EROFS)?
+                at = openat(&at, name, flags, Mode::empty()).map_err(|_missing| Errno::EROFS)?;
             }
             Err(errno) => return Err(errno.into()),
         }

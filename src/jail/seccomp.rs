@@ -17,7 +17,7 @@ use crate::sys::seccomp::Instruction;
 
 /// Why a profile could not be compiled.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum FilterError {
     /// No such profile.
     #[error("there is no seccomp profile {0:?}; use `default`")]
     UnknownProfile(String),
@@ -144,9 +144,9 @@ fn answer(value: u32) -> Instruction {
 ///
 /// # Errors
 /// An unknown name, or a mistake in the data (which the tests of the shipped profiles exclude).
-pub fn compile(name: &str) -> Result<Vec<Instruction>, Error> {
+pub fn compile(name: &str) -> Result<Vec<Instruction>, FilterError> {
     let found = PROFILES.iter().find(|(known, _)| *known == name);
-    let (_, text) = found.ok_or_else(|| Error::UnknownProfile(name.to_owned()))?;
+    let (_, text) = found.ok_or_else(|| FilterError::UnknownProfile(name.to_owned()))?;
     let table = table(serde_json::from_str(text)?)?;
     let mut program = vec![
         instruction(LOAD, 0, 0, OFFSET_ARCHITECTURE),
@@ -161,14 +161,14 @@ pub fn compile(name: &str) -> Result<Vec<Instruction>, Error> {
 }
 
 /// What is to be done, as code that ends in an answer, per call number.
-fn table(profile: Profile) -> Result<BTreeMap<u32, Vec<Instruction>>, Error> {
+fn table(profile: Profile) -> Result<BTreeMap<u32, Vec<Instruction>>, FilterError> {
     let mut table = BTreeMap::new();
     let mut put = |names: Vec<String>, code: Vec<Instruction>| {
         for name in names {
             if let Some(number) = number(&name)?
                 && table.insert(number, code.clone()).is_some()
             {
-                return Err(Error::NamedTwice(name));
+                return Err(FilterError::NamedTwice(name));
             }
         }
         Ok(())
@@ -191,7 +191,7 @@ fn table(profile: Profile) -> Result<BTreeMap<u32, Vec<Instruction>>, Error> {
     Ok(table)
 }
 
-fn number(name: &str) -> Result<Option<u32>, Error> {
+fn number(name: &str) -> Result<Option<u32>, FilterError> {
     #[cfg(target_arch = "x86_64")]
     let here = syscalls::x86_64::Sysno::from_str(name).map(|call| call.id()).ok();
     #[cfg(target_arch = "aarch64")]
@@ -199,15 +199,15 @@ fn number(name: &str) -> Result<Option<u32>, Error> {
     let elsewhere =
         syscalls::x86_64::Sysno::from_str(name).is_ok() || syscalls::aarch64::Sysno::from_str(name).is_ok();
     if here.is_none() && !elsewhere {
-        return Err(Error::UnknownCall(name.to_owned()));
+        return Err(FilterError::UnknownCall(name.to_owned()));
     }
     Ok(here.and_then(|number| u32::try_from(number).ok()))
 }
 
-fn errno(name: &str) -> Result<u32, Error> {
+fn errno(name: &str) -> Result<u32, FilterError> {
     let known = [("EPERM", Errno::EPERM), ("ENOSYS", Errno::ENOSYS), ("EAFNOSUPPORT", Errno::EAFNOSUPPORT)];
     let found = known.iter().find(|(text, _)| *text == name);
-    let (_, errno) = found.ok_or_else(|| Error::UnknownErrno(name.to_owned()))?;
+    let (_, errno) = found.ok_or_else(|| FilterError::UnknownErrno(name.to_owned()))?;
     Ok(ERRNO | *errno as u32)
 }
 

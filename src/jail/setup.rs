@@ -220,7 +220,7 @@ impl Jailer {
         match self.rootless {
             false => layer("uid range", Strength::InForce, "65,536 uids of its own"),
             true => {
-                layer("uid range", Strength::Weaker, "rootless: all workspaces share the uid of their owner")
+                layer("uid range", Strength::Weaker, "rootless: all workspaces share the uid of their owner");
             }
         }
         match self.cgroups.missing() {
@@ -291,7 +291,7 @@ fn check_volumes(request: &JailRequest) -> Result<(), Refusal> {
             && path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."))
             && !path.contains('\0');
         let covers = |place: &&str| path == *place || path.starts_with(&format!("{place}/"));
-        if !clean || reserved.iter().any(|place| covers(&place)) {
+        if !clean || reserved.iter().any(covers) {
             let remedy =
                 "use an absolute path without `..`, outside the system's directories, for example /data";
             return Err(Refusal::new("check a volume", format!("{name} at {path:?}: {remedy}")));

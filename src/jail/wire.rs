@@ -162,6 +162,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal at `step` because of `detail`.
+    #[expect(clippy::needless_pass_by_value, reason = "callers have an error of their own to give away")]
     pub fn new(step: impl Into<String>, detail: impl ToString) -> Self {
         Self { step: step.into(), detail: detail.to_string() }
     }

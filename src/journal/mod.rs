@@ -22,7 +22,7 @@ pub use writer::{Limits, Writer};
 
 /// What went wrong with a journal.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum JournalError {
     /// The file is not a journal, or one of an unknown version.
     #[error("not a journal of this version")]
     Format,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use super::Error;
+use super::JournalError;
 use super::record::{Entry, Kind, Totals};
 use super::writer::{MAGIC, START};
 
@@ -31,14 +31,14 @@ impl Reader {
     /// Opens a journal at its beginning.
     ///
     /// # Errors
-    /// [`Error::Format`] if it is none, what the kernel says otherwise.
-    pub fn open(file: File) -> Result<Self, Error> {
+    /// [`JournalError::Format`] if it is none, what the kernel says otherwise.
+    pub fn open(file: File) -> Result<Self, JournalError> {
         let mut header = [0_u8; 16];
-        file.read_exact_at(&mut header, 0).map_err(|_short| Error::Format)?;
+        file.read_exact_at(&mut header, 0).map_err(|_short| JournalError::Format)?;
         let (magic, segment) = header.split_at(8);
-        let segment = u64::from_le_bytes(segment.try_into().map_err(|_length| Error::Format)?);
+        let segment = u64::from_le_bytes(segment.try_into().map_err(|_length| JournalError::Format)?);
         if magic != MAGIC || segment == 0 || !segment.is_multiple_of(4096) {
-            return Err(Error::Format);
+            return Err(JournalError::Format);
         }
         let (totals, ahead) = (Totals::default(), Bytes::new());
         Ok(Self { file, segment, offset: START, next: 0, totals, pending: None, ahead })
@@ -49,7 +49,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, JournalError> {
         if let Some(entry) = self.pending.take() {
             return Ok(Some(entry));
         }
@@ -74,7 +74,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn seek(&mut self, sequence: u64) -> Result<(), Error> {
+    pub fn seek(&mut self, sequence: u64) -> Result<(), JournalError> {
         while self.next < sequence {
             match self.next_entry()? {
                 Some(entry) if entry.sequence >= sequence => {
@@ -121,7 +121,7 @@ impl Reader {
     }
 
     /// The record at the cursor; where there is none, the one at the next segment that holds data.
-    fn fetch(&mut self) -> Result<Option<Entry>, Error> {
+    fn fetch(&mut self) -> Result<Option<Entry>, JournalError> {
         loop {
             if let Some(entry) = self.decode()? {
                 return Ok(Some(entry));
@@ -140,7 +140,7 @@ impl Reader {
     }
 
     /// Whether a whole record stands at the border to which the cursor was just moved.
-    fn decode_at_border(&mut self) -> Result<bool, Error> {
+    fn decode_at_border(&mut self) -> Result<bool, JournalError> {
         let at = self.offset;
         let found = self.decode()?.is_some();
         self.offset = at;
@@ -148,7 +148,7 @@ impl Reader {
         Ok(found)
     }
 
-    fn decode(&mut self) -> Result<Option<Entry>, Error> {
+    fn decode(&mut self) -> Result<Option<Entry>, JournalError> {
         for attempt in 0..2 {
             if let Some((entry, length)) = Entry::decode(&self.ahead) {
                 self.ahead = self.ahead.slice(length..);

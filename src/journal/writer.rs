@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::Error;
+use super::JournalError;
 use super::reader::Reader;
 use super::record::{Entry, HEADER, Kind, Stream, Totals};
 
@@ -77,8 +77,8 @@ impl Writer {
     /// Goes on with a journal whose writer is gone, after its last whole record.
     ///
     /// # Errors
-    /// [`Error::Format`] if the file is no journal; what the kernel says otherwise.
-    pub fn resume(file: File) -> Result<Self, Error> {
+    /// [`JournalError::Format`] if the file is no journal; what the kernel says otherwise.
+    pub fn resume(file: File) -> Result<Self, JournalError> {
         let mut reader = Reader::open(file.try_clone()?)?;
         while reader.next_entry()?.is_some() {}
         let segment = reader.segment();

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::StorageError;
 use crate::id::Id;
 
 /// The directory of all journals.
@@ -25,7 +25,7 @@ impl Journals {
     ///
     /// # Errors
     /// `EEXIST` if there is one; `ENOSPC`.
-    pub fn create(&self, workspace: &Id, process: &Id) -> Result<File, Error> {
+    pub fn create(&self, workspace: &Id, process: &Id) -> Result<File, StorageError> {
         let directory = self.directory.join(workspace.as_str());
         DirBuilder::new()
             .recursive(true)
@@ -41,7 +41,7 @@ impl Journals {
     ///
     /// # Errors
     /// What the kernel says; `Ok(None)` if there is none.
-    pub fn open(&self, workspace: &Id, process: &Id) -> Result<Option<File>, Error> {
+    pub fn open(&self, workspace: &Id, process: &Id) -> Result<Option<File>, StorageError> {
         let path = self.directory.join(workspace.as_str()).join(process.as_str());
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => Ok(Some(file)),
@@ -62,7 +62,7 @@ impl Journals {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn remove_all(&self, workspace: &Id) -> Result<(), Error> {
+    pub fn remove_all(&self, workspace: &Id) -> Result<(), StorageError> {
         let path = self.directory.join(workspace.as_str());
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path, error)),
@@ -90,6 +90,6 @@ fn ids(directory: &Path) -> Vec<Id> {
     ids
 }
 
-fn failed(path: &Path, error: io::Error) -> Error {
-    Error::File { path: path.display().to_string(), error }
+fn failed(path: &Path, error: io::Error) -> StorageError {
+    StorageError::File { path: path.display().to_string(), error }
 }

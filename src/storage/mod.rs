@@ -10,7 +10,7 @@ pub mod state;
 
 /// Why something could not be kept.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum StorageError {
     /// The database refused.
     #[error("state.db: {0}")]
     Database(#[from] rusqlite::Error),
@@ -27,7 +27,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl StorageError {
     /// Whether the disk is full or a quota is used up.
     #[must_use]
     pub fn is_full(&self) -> bool {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Error;
+use super::StorageError;
 use crate::id::Id;
 
 /// Version of the schema, kept in `PRAGMA user_version`.
@@ -33,13 +33,13 @@ impl State {
     ///
     /// # Errors
     /// If it can't be read, is of a newer version, or the disk is full.
-    pub fn open(state_dir: &Path) -> Result<Self, Error> {
+    pub fn open(state_dir: &Path) -> Result<Self, StorageError> {
         let connection = Connection::open(state_dir.join("state.db"))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if version > VERSION {
-            return Err(Error::Record(format!("any: written by a newer version ({version})")));
+            return Err(StorageError::Record(format!("any: written by a newer version ({version})")));
         }
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS workspace (
@@ -62,8 +62,9 @@ impl State {
         key: &str,
         record: &impl Serialize,
         durability: Durability,
-    ) -> Result<(), Error> {
-        let record = serde_json::to_vec(record).map_err(|_unencodable| Error::Record(id.to_string()))?;
+    ) -> Result<(), StorageError> {
+        let record =
+            serde_json::to_vec(record).map_err(|_unencodable| StorageError::Record(id.to_string()))?;
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let level = if durability == Durability::Synced { "FULL" } else { "NORMAL" };
         connection.pragma_update(None, "synchronous", level)?;
@@ -79,7 +80,7 @@ impl State {
     ///
     /// # Errors
     /// If the database can't be written.
-    pub fn remove(&self, id: &Id, durability: Durability) -> Result<(), Error> {
+    pub fn remove(&self, id: &Id, durability: Durability) -> Result<(), StorageError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let level = if durability == Durability::Synced { "FULL" } else { "NORMAL" };
         connection.pragma_update(None, "synchronous", level)?;
@@ -91,14 +92,14 @@ impl State {
     ///
     /// # Errors
     /// The first one that can't be read.
-    pub fn all<T: DeserializeOwned>(&self) -> Result<Vec<T>, Error> {
+    pub fn all<T: DeserializeOwned>(&self) -> Result<Vec<T>, StorageError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let mut statement = connection.prepare("SELECT id, record FROM workspace ORDER BY id")?;
         let rows =
             statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
         rows.map(|row| {
             let (id, record) = row?;
-            serde_json::from_slice(&record).map_err(|_unreadable| Error::Record(id))
+            serde_json::from_slice(&record).map_err(|_unreadable| StorageError::Record(id))
         })
         .collect()
     }

@@ -12,7 +12,7 @@ use nix::unistd::{Gid, Pid, Uid, dup2_stdin, fexecve, setgroups, setpgid, setres
 
 use super::Failure;
 use super::state_dir::StateDir;
-use crate::jail::link::{Error, Link};
+use crate::jail::link::{Link, LinkError};
 use crate::jail::wire::FromSupervisor;
 use crate::sys::process::{Forked, close_all_but, exit_now, fork};
 
@@ -61,7 +61,7 @@ impl DaemonProcess {
         while let Some((message, descriptors)) = self.outbox.front() {
             let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             match self.link.try_send(message, &descriptors) {
-                Err(Error::Full) => return,
+                Err(LinkError::Full) => return,
                 Err(error) => {
                     tracing::debug!(%error, "the daemon does not listen any more");
                     self.outbox.clear();

@@ -16,7 +16,7 @@ use super::operator::Operator;
 use super::state_dir::StateDir;
 use super::{Failure, Ready};
 use crate::id::Id;
-use crate::jail::link::Error;
+use crate::jail::link::LinkError;
 use crate::jail::wire::{Ask, Done, FromSupervisor, Hello, Refusal, ToSupervisor};
 
 /// How long the daemon may take to stop all workspaces before everything is killed.
@@ -258,7 +258,7 @@ impl Supervisor {
                 Ok((ToSupervisor { ask: Ask::Serving, .. }, _)) => ready.serving(),
                 Ok((ToSupervisor { ask: Ask::Unfit { problem }, .. }, _)) => self.unfit(&problem, ready)?,
                 Ok((asked, _)) => self.obey(asked),
-                Err(Error::Full) => return Ok(()),
+                Err(LinkError::Full) => return Ok(()),
                 Err(error) => {
                     // Ended, or not speaking our language: its successor starts from the beginning.
                     tracing::debug!(%error, "the daemon's socket");

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, geteuid};
 use super::state_dir::StateDir;
 use crate::id::Id;
 use crate::jail::cgroup::Cgroups;
-use crate::jail::link::Error;
+use crate::jail::link::LinkError;
 use crate::jail::plan::Places;
 use crate::jail::setup::{Jail, Jailer, RANGES};
 use crate::jail::wire::{Done, FromSupervisor, JailRequest, Refusal, Report, Setup};
@@ -132,7 +132,7 @@ impl Jails {
         let Stage::Starting(id) = held.stage else { return None };
         let refused = |refusal| Some((FromSupervisor::Answer { id, result: Err(refusal) }, Vec::new()));
         let refusal = match held.jail.link.try_receive::<Setup>() {
-            Err(Error::Full) => return None,
+            Err(LinkError::Full) => return None,
             Ok((Setup::Ready { landlock, ipv6 }, listeners)) => {
                 match ready(held, listeners, self.jailer.report(&held.jail.request.limits, landlock, ipv6)) {
                     Ok((report, descriptors)) => {

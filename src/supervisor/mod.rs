@@ -53,6 +53,7 @@ pub struct Failure {
 }
 
 impl Failure {
+    #[expect(clippy::needless_pass_by_value, reason = "callers have an error of their own to give away")]
     fn new(what: &'static str, object: impl ToString, remedy: impl ToString) -> Self {
         Self { what, object: object.to_string(), remedy: remedy.to_string() }
     }

@@ -129,6 +129,7 @@ fn read(
     Ok(text)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers have an error of their own to give away")]
 fn invalid(path: &Path, error: impl ToString) -> Failure {
     Failure::new("configuration", path.display(), error.to_string())
 }

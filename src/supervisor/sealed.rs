@@ -50,6 +50,7 @@ fn create() -> nix::Result<std::os::fd::OwnedFd> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers have an error of their own to give away")]
 fn failed(error: impl ToString) -> Failure {
     let remedy = format!("{}; /proc must be mounted and vm.memfd_noexec below 2", error.to_string());
     Failure::new("run from a sealed copy", "/proc/self/exe", remedy)

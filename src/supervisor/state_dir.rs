@@ -154,6 +154,7 @@ fn mode(path: &Path, mode: u32) -> Result<(), Failure> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|error| failed(path, error))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers have an error of their own to give away")]
 fn failed(path: &Path, error: impl ToString) -> Failure {
     Failure::new(
         "state directory",

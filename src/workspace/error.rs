@@ -56,7 +56,7 @@ impl Reason {
 /// A call that failed. It reads as one line: what, which object, what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{what}: {object}: {remedy}")]
-pub struct Error {
+pub struct WorkspaceError {
     reason: Reason,
     what: String,
     object: String,
@@ -64,8 +64,9 @@ pub struct Error {
     errno: Option<i32>,
 }
 
-impl Error {
+impl WorkspaceError {
     /// An error about `object`.
+    #[expect(clippy::needless_pass_by_value, reason = "callers have an error of their own to give away")]
     pub fn new(
         reason: Reason,
         what: impl Into<String>,
@@ -123,7 +124,7 @@ impl Error {
     pub(super) fn from_init(error: AskError, object: impl ToString) -> Self {
         match error {
             AskError::Gone => Self::not_running(object),
-            AskError::Link(crate::jail::link::Error::TooLarge(_)) => {
+            AskError::Link(crate::jail::link::LinkError::TooLarge(_)) => {
                 Self::new(Reason::InvalidArgument, "too large", object, error.to_string())
             }
             AskError::Link(_) => Self::new(Reason::Internal, "init", object, error.to_string()),
@@ -153,8 +154,8 @@ impl Error {
     }
 }
 
-impl From<storage::Error> for Error {
-    fn from(error: storage::Error) -> Self {
+impl From<storage::StorageError> for WorkspaceError {
+    fn from(error: storage::StorageError) -> Self {
         if error.is_full() {
             return Self::new(
                 Reason::ResourceExhausted,
@@ -167,13 +168,13 @@ impl From<storage::Error> for Error {
     }
 }
 
-impl From<journal::Error> for Error {
-    fn from(error: journal::Error) -> Self {
+impl From<journal::JournalError> for WorkspaceError {
+    fn from(error: journal::JournalError) -> Self {
         Self::new(Reason::Internal, "journal", error, "see the daemon's log")
     }
 }
 
-impl From<Refusal> for Error {
+impl From<Refusal> for WorkspaceError {
     fn from(refusal: Refusal) -> Self {
         let remedy = "`hands doctor` shows what this machine lacks";
         Self::new(Reason::FailedPrecondition, refusal.step, refusal.detail, remedy)

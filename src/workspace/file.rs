@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::error::{Error, Reason};
+use super::error::{Reason, WorkspaceError};
 use super::running::Running;
 use super::types::{DirectoryEntry, FileKind, Stat};
 use crate::jail::wire::{Facts, FileOrder, Listing, Outcome};
@@ -34,7 +34,7 @@ impl NewFile {
     ///
     /// # Errors
     /// What the kernel says, for example `EISDIR`.
-    pub async fn commit(self) -> Result<Stat, Error> {
+    pub async fn commit(self) -> Result<Stat, WorkspaceError> {
         // What was acknowledged survives the loss of power.
         self.file.sync_all().map_err(|error| from_io(&self.path, &error))?;
         let order = FileOrder::Commit { path: self.path.clone() };
@@ -43,7 +43,7 @@ impl NewFile {
     }
 }
 
-pub(super) async fn open(running: &Running, path: &[u8]) -> Result<(File, Stat), Error> {
+pub(super) async fn open(running: &Running, path: &[u8]) -> Result<(File, Stat), WorkspaceError> {
     check(path)?;
     let (outcome, file) = ask(running, FileOrder::Open { path: path.to_vec() }, None, path).await?;
     let file = regular(file, path)?;
@@ -55,7 +55,7 @@ pub(super) async fn create(
     path: &[u8],
     mode: Option<u32>,
     parents: bool,
-) -> Result<NewFile, Error> {
+) -> Result<NewFile, WorkspaceError> {
     check(path)?;
     let order = FileOrder::Create { path: path.to_vec(), mode: mode.map(|mode| mode & 0o777), parents };
     let (_, file) = ask(&running, order, None, path).await?;
@@ -63,13 +63,13 @@ pub(super) async fn create(
     Ok(NewFile { running, path: path.to_vec(), file })
 }
 
-pub(super) async fn stat(running: &Running, path: &[u8], follow: bool) -> Result<Stat, Error> {
+pub(super) async fn stat(running: &Running, path: &[u8], follow: bool) -> Result<Stat, WorkspaceError> {
     check(path)?;
     let (outcome, _) = ask(running, FileOrder::Stat { path: path.to_vec(), follow }, None, path).await?;
     facts(outcome, path)
 }
 
-pub(super) async fn list(running: &Running, path: &[u8]) -> Result<Vec<DirectoryEntry>, Error> {
+pub(super) async fn list(running: &Running, path: &[u8]) -> Result<Vec<DirectoryEntry>, WorkspaceError> {
     check(path)?;
     let (_, pipe) = ask(running, FileOrder::List { path: path.to_vec() }, None, path).await?;
     let pipe = pipe.ok_or_else(|| odd(path))?;
@@ -85,26 +85,31 @@ async fn ask(
     order: FileOrder,
     file: Option<&File>,
     path: &[u8],
-) -> Result<(Outcome, Option<OwnedFd>), Error> {
+) -> Result<(Outcome, Option<OwnedFd>), WorkspaceError> {
     running
         .init
         .file(order, file)
         .await
-        .map_err(|error| Error::from_init(error, String::from_utf8_lossy(path)))
+        .map_err(|error| WorkspaceError::from_init(error, String::from_utf8_lossy(path)))
 }
 
 /// The descriptor came from inside: whatever else it is, we only move the bytes of a regular file.
-fn regular(file: Option<OwnedFd>, path: &[u8]) -> Result<File, Error> {
+fn regular(file: Option<OwnedFd>, path: &[u8]) -> Result<File, WorkspaceError> {
     let file = File::from(file.ok_or_else(|| odd(path))?);
     if !file.metadata().map_err(|error| from_io(path, &error))?.is_file() {
         let object = String::from_utf8_lossy(path).into_owned();
-        return Err(Error::new(Reason::InvalidArgument, "not a regular file", object, "name a regular file"));
+        return Err(WorkspaceError::new(
+            Reason::InvalidArgument,
+            "not a regular file",
+            object,
+            "name a regular file",
+        ));
     }
     Ok(file)
 }
 
 /// Reads the listing to its end. The other side is as trustworthy as the sandbox itself.
-fn entries(pipe: OwnedFd, path: &[u8]) -> Result<Vec<DirectoryEntry>, Error> {
+fn entries(pipe: OwnedFd, path: &[u8]) -> Result<Vec<DirectoryEntry>, WorkspaceError> {
     let mut pipe = std::io::BufReader::new(File::from(pipe));
     let mut entries = Vec::new();
     let mut buffer = vec![0_u8; LARGEST_ENTRY];
@@ -122,36 +127,46 @@ fn entries(pipe: OwnedFd, path: &[u8]) -> Result<Vec<DirectoryEntry>, Error> {
         if entries.len() > MOST_ENTRIES {
             let object = String::from_utf8_lossy(path).into_owned();
             let remedy = format!("more than {MOST_ENTRIES} entries; list it with a command");
-            return Err(Error::new(Reason::ResourceExhausted, "directory too large", object, remedy));
+            return Err(WorkspaceError::new(
+                Reason::ResourceExhausted,
+                "directory too large",
+                object,
+                remedy,
+            ));
         }
     }
 }
 
-fn check(path: &[u8]) -> Result<(), Error> {
+fn check(path: &[u8]) -> Result<(), WorkspaceError> {
     if path.starts_with(b"/") && !path.contains(&0) {
         return Ok(());
     }
     let object = String::from_utf8_lossy(path).into_owned();
-    Err(Error::invalid(object, "an absolute path inside the workspace, without NUL"))
+    Err(WorkspaceError::invalid(object, "an absolute path inside the workspace, without NUL"))
 }
 
-fn facts(outcome: Outcome, path: &[u8]) -> Result<Stat, Error> {
+fn facts(outcome: Outcome, path: &[u8]) -> Result<Stat, WorkspaceError> {
     match outcome {
         Outcome::Facts(facts) => Ok(facts.into()),
         _ => Err(odd(path)),
     }
 }
 
-fn odd(path: &[u8]) -> Error {
+fn odd(path: &[u8]) -> WorkspaceError {
     let object = String::from_utf8_lossy(path).into_owned();
-    Error::new(Reason::Internal, "unexpected answer of init", object, "stop the workspace and start it again")
+    WorkspaceError::new(
+        Reason::Internal,
+        "unexpected answer of init",
+        object,
+        "stop the workspace and start it again",
+    )
 }
 
-fn from_io(path: &[u8], error: &std::io::Error) -> Error {
+fn from_io(path: &[u8], error: &std::io::Error) -> WorkspaceError {
     let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
     let reason = if full { Reason::ResourceExhausted } else { Reason::Internal };
     let object = String::from_utf8_lossy(path).into_owned();
-    Error::new(reason, "file", object, error.to_string())
+    WorkspaceError::new(reason, "file", object, error.to_string())
 }
 
 impl From<Facts> for Stat {

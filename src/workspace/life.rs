@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Shared;
-use super::error::{Error, Reason};
+use super::error::{Reason, WorkspaceError};
 use super::record::Record;
 use super::running::{Events, Identity, Running};
 use super::terms::Terms;
@@ -33,13 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) enum Request {
     /// Run; with a spec, be that.
-    Start(Option<Box<Spec>>, oneshot::Sender<Result<(), Error>>),
+    Start(Option<Box<Spec>>, oneshot::Sender<Result<(), WorkspaceError>>),
     /// Stop running; commands get TERM first.
-    Stop(oneshot::Sender<Result<(), Error>>),
+    Stop(oneshot::Sender<Result<(), WorkspaceError>>),
     /// Be gone, with all files.
-    Delete(oneshot::Sender<Result<(), Error>>),
+    Delete(oneshot::Sender<Result<(), WorkspaceError>>),
     /// It has been running under an earlier daemon.
-    Adopt(u64, Report, Channel, oneshot::Sender<Result<(), Error>>),
+    Adopt(u64, Report, Channel, oneshot::Sender<Result<(), WorkspaceError>>),
     /// The supervisor has reaped the init of this generation.
     Ended(u64),
 }
@@ -111,7 +111,7 @@ impl Life {
         }
     }
 
-    async fn start(&mut self, spec: Option<Spec>) -> Result<(), Error> {
+    async fn start(&mut self, spec: Option<Spec>) -> Result<(), WorkspaceError> {
         if let Some(spec) = spec {
             self.describe(spec)?;
         }
@@ -136,7 +136,7 @@ impl Life {
     }
 
     /// A workspace that does not run can become another one, with the same files; its image can't change.
-    fn describe(&mut self, spec: Spec) -> Result<(), Error> {
+    fn describe(&mut self, spec: Spec) -> Result<(), WorkspaceError> {
         let different = self.record.spec.difference(&spec);
         match different {
             None => Ok(()),
@@ -144,7 +144,7 @@ impl Life {
                 let object = format!("{field} of {}", self.record.spec.key);
                 let remedy =
                     if field == "image" { "use another key" } else { "stop it first, or use another key" };
-                Err(Error::new(Reason::SpecMismatch, "the workspace is different", object, remedy))
+                Err(WorkspaceError::new(Reason::SpecMismatch, "the workspace is different", object, remedy))
             }
             Some(_) => {
                 self.record.spec = spec;
@@ -153,14 +153,14 @@ impl Life {
         }
     }
 
-    async fn make(&self) -> Result<(Arc<Running>, Events), Error> {
+    async fn make(&self) -> Result<(Arc<Running>, Events), WorkspaceError> {
         let record = &self.record;
         let shared = &self.shared;
         let terms = Terms::resolve(&record.spec, &shared.operator)?;
         // The generation is on the disk before anything carries it.
         shared.state.save(&record.id, &record.spec.key, record, record.durability())?;
         let authority = CertificateAuthority::generate(record.id.as_str()).map_err(|error| {
-            Error::new(Reason::Internal, "certificate authority", error, "see the daemon's log")
+            WorkspaceError::new(Reason::Internal, "certificate authority", error, "see the daemon's log")
         })?;
         let request = JailRequest {
             workspace: record.id.clone(),
@@ -173,7 +173,7 @@ impl Life {
         };
         let (done, descriptors) = shared.supervisor.ask(Ask::Start(Box::new(request))).await?;
         let (Done::Started(report), Some(channel)) = (done, Channel::from_descriptors(descriptors)) else {
-            return Err(Error::new(
+            return Err(WorkspaceError::new(
                 Reason::Internal,
                 "start",
                 &record.id,
@@ -191,7 +191,12 @@ impl Life {
         }
     }
 
-    async fn adopt(&mut self, generation: u64, report: Report, channel: Channel) -> Result<(), Error> {
+    async fn adopt(
+        &mut self,
+        generation: u64,
+        report: Report,
+        channel: Channel,
+    ) -> Result<(), WorkspaceError> {
         self.record.generation = self.record.generation.max(generation);
         let terms = Terms::resolve(&self.record.spec, &self.shared.operator)?;
         let (running, events) =
@@ -205,7 +210,7 @@ impl Life {
     }
 
     /// Ends the commands politely, then init; returns when the kernel has ended everything.
-    async fn stop(&mut self, grace: Duration) -> Result<(), Error> {
+    async fn stop(&mut self, grace: Duration) -> Result<(), WorkspaceError> {
         let Some(running) = self.running.clone() else { return Ok(()) };
         self.stopping = true;
         if !grace.is_zero() {
@@ -225,17 +230,16 @@ impl Life {
         let waited = tokio::time::timeout(patience, async {
             while let Some(request) = self.requests.recv().await {
                 match request {
-                    Request::Ended(ended) => {
+                    Request::Ended(ended) if ended == generation => {
                         self.ended(ended);
-                        if ended == generation {
-                            return true;
-                        }
+                        return true;
                     }
+                    Request::Ended(earlier) => self.ended(earlier),
                     Request::Start(_, reply)
                     | Request::Stop(reply)
                     | Request::Delete(reply)
                     | Request::Adopt(_, _, _, reply) => {
-                        let busy = Error::new(
+                        let busy = WorkspaceError::new(
                             Reason::Unavailable,
                             "the workspace is stopping",
                             &self.record.id,
@@ -256,7 +260,7 @@ impl Life {
         self.publish(State::Stopped, None);
     }
 
-    async fn delete(&mut self) -> Result<(), Error> {
+    async fn delete(&mut self) -> Result<(), WorkspaceError> {
         self.stop(Duration::ZERO).await?;
         // First the row, so that a crash leaves files without a workspace, which the next start removes.
         self.shared.state.remove(&self.record.id, self.record.durability())?;
@@ -280,7 +284,7 @@ impl Life {
 }
 
 /// Whoever asked may have gone away; what was asked for is done all the same.
-fn answer(reply: oneshot::Sender<Result<(), Error>>, result: Result<(), Error>) {
+fn answer(reply: oneshot::Sender<Result<(), WorkspaceError>>, result: Result<(), WorkspaceError>) {
     if let Err(Err(error)) = reply.send(result) {
         tracing::warn!(%error, "nobody waits for this any more");
     }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use error::{Error, Reason};
+pub use error::{Reason, WorkspaceError};
 pub use file::NewFile;
 pub use process::Output;
 pub use terms::Operator;
@@ -86,7 +86,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// If the database can't be read.
-    pub fn open(shared: Shared) -> Result<Self, Error> {
+    pub fn open(shared: Shared) -> Result<Self, WorkspaceError> {
         let records: Vec<Record> = shared.state.all()?;
         let workspaces = Self { shared: Arc::new(shared), table: Arc::default() };
         for record in records {
@@ -117,7 +117,7 @@ impl Workspaces {
             Some(workspace) => {
                 workspace.ask(|reply| Request::Adopt(generation, report, channel, reply)).await
             }
-            None => Err(Error::unknown_workspace(id.as_str())),
+            None => Err(WorkspaceError::unknown_workspace(id.as_str())),
         };
         if let Err(error) = adopted {
             tracing::warn!(workspace = %id, %error, "not taken over: ended");
@@ -187,7 +187,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::SpecMismatch`] if it runs and was described otherwise, or has another image; what the start says.
-    pub async fn ensure(&self, spec: Spec) -> Result<View, Error> {
+    pub async fn ensure(&self, spec: Spec) -> Result<View, WorkspaceError> {
         // Said before anything is made.
         Terms::resolve(&spec, &self.shared.operator)?;
         let workspace = {
@@ -202,21 +202,21 @@ impl Workspaces {
         Ok(workspace.view())
     }
 
-    fn find(&self, name: &str) -> Result<Arc<Workspace>, Error> {
+    fn find(&self, name: &str) -> Result<Arc<Workspace>, WorkspaceError> {
         let table = self.table();
         let id = table.by_key.get(name).cloned().or_else(|| name.parse().ok());
         let found = id.and_then(|id| table.by_id.get(&id).cloned());
-        found.ok_or_else(|| Error::unknown_workspace(name))
+        found.ok_or_else(|| WorkspaceError::unknown_workspace(name))
     }
 
-    fn running(&self, name: &str) -> Result<Arc<Running>, Error> {
+    fn running(&self, name: &str) -> Result<Arc<Running>, WorkspaceError> {
         let workspace = self.find(name)?;
         let running = workspace.published.borrow().running.clone();
-        running.ok_or_else(|| Error::not_running(name))
+        running.ok_or_else(|| WorkspaceError::not_running(name))
     }
 
     /// A workspace that is started if it was stopped.
-    async fn awake(&self, name: &str) -> Result<Arc<Running>, Error> {
+    async fn awake(&self, name: &str) -> Result<Arc<Running>, WorkspaceError> {
         if let Ok(running) = self.running(name) {
             return Ok(running);
         }
@@ -228,7 +228,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::NotFound`].
-    pub async fn get(&self, name: &str) -> Result<View, Error> {
+    pub async fn get(&self, name: &str) -> Result<View, WorkspaceError> {
         Ok(self.find(name)?.view())
     }
 
@@ -242,7 +242,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::NotFound`]; what the supervisor says.
-    pub async fn stop(&self, name: &str) -> Result<View, Error> {
+    pub async fn stop(&self, name: &str) -> Result<View, WorkspaceError> {
         let workspace = self.find(name)?;
         workspace.ask(Request::Stop).await?;
         Ok(workspace.view())
@@ -252,7 +252,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::NotFound`]; what the supervisor says.
-    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+    pub async fn delete(&self, name: &str) -> Result<(), WorkspaceError> {
         let workspace = self.find(name)?;
         workspace.ask(Request::Delete).await?;
         let mut table = self.table();
@@ -270,9 +270,11 @@ impl Workspaces {
         name: &str,
         id: Option<String>,
         command: Command,
-    ) -> Result<ProcessView, Error> {
+    ) -> Result<ProcessView, WorkspaceError> {
         let id = id.map(|id| {
-            id.parse().map_err(|error: crate::id::InvalidId| Error::invalid("process id", error.to_string()))
+            id.parse().map_err(|error: crate::id::InvalidId| {
+                WorkspaceError::invalid("process id", error.to_string())
+            })
         });
         self.awake(name).await?.start(id.transpose()?, command).await
     }
@@ -281,13 +283,13 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::NotFound`].
-    pub async fn process(&self, name: &str, process: &str) -> Result<ProcessView, Error> {
+    pub async fn process(&self, name: &str, process: &str) -> Result<ProcessView, WorkspaceError> {
         let workspace = self.find(name)?;
-        let id = process.parse().map_err(|_invalid| Error::unknown_process(process))?;
+        let id = process.parse().map_err(|_invalid| WorkspaceError::unknown_process(process))?;
         self.view(&workspace, &id)
     }
 
-    fn view(&self, workspace: &Workspace, process: &Id) -> Result<ProcessView, Error> {
+    fn view(&self, workspace: &Workspace, process: &Id) -> Result<ProcessView, WorkspaceError> {
         let running = workspace.published.borrow().running.clone();
         if let Some(running) = running
             && let Some(live) = running.find(process)
@@ -299,11 +301,11 @@ impl Workspaces {
     }
 
     /// A command of an earlier generation; its journal gets the end that nobody could write.
-    fn recorded(&self, workspace: &Id, process: &Id) -> Result<Recorded, Error> {
+    fn recorded(&self, workspace: &Id, process: &Id) -> Result<Recorded, WorkspaceError> {
         let journals = &self.shared.journals;
         let read = || {
             let found = Recorded::read(journals, workspace, process)?;
-            found.ok_or_else(|| Error::unknown_process(process.as_str()))
+            found.ok_or_else(|| WorkspaceError::unknown_process(process.as_str()))
         };
         let recorded = read()?;
         if recorded.exit.is_some() {
@@ -319,7 +321,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::NotFound`].
-    pub async fn processes(&self, name: &str) -> Result<Vec<ProcessView>, Error> {
+    pub async fn processes(&self, name: &str) -> Result<Vec<ProcessView>, WorkspaceError> {
         let workspace = self.find(name)?;
         let known = self.shared.journals.processes(&workspace.record.id);
         let views = known.iter().map(|process| self.view(&workspace, process));
@@ -331,9 +333,9 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::NotFound`].
-    pub async fn wait(&self, name: &str, process: &str) -> Result<ProcessView, Error> {
+    pub async fn wait(&self, name: &str, process: &str) -> Result<ProcessView, WorkspaceError> {
         let workspace = self.find(name)?;
-        let id: Id = process.parse().map_err(|_invalid| Error::unknown_process(process))?;
+        let id: Id = process.parse().map_err(|_invalid| WorkspaceError::unknown_process(process))?;
         let running = workspace.published.borrow().running.clone();
         if let Some(live) = running.and_then(|running| running.find(&id)) {
             Running::exit_of(&live).await;
@@ -351,7 +353,7 @@ impl Workspaces {
         process: &str,
         signal: i32,
         scope: SignalScope,
-    ) -> Result<(), Error> {
+    ) -> Result<(), WorkspaceError> {
         self.running(name)?.signal(process_id(process)?, signal, scope).await
     }
 
@@ -359,7 +361,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::NotFound`] if the command has ended.
-    pub async fn acknowledge(&self, name: &str, process: &str, bytes: u64) -> Result<(), Error> {
+    pub async fn acknowledge(&self, name: &str, process: &str, bytes: u64) -> Result<(), WorkspaceError> {
         self.running(name)?.acknowledge(process_id(process)?, bytes).await
     }
 
@@ -367,7 +369,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::InvalidArgument`] if it has no terminal.
-    pub async fn resize(&self, name: &str, process: &str, size: TerminalSize) -> Result<(), Error> {
+    pub async fn resize(&self, name: &str, process: &str, size: TerminalSize) -> Result<(), WorkspaceError> {
         self.running(name)?.resize(process_id(process)?, size).await
     }
 
@@ -382,7 +384,7 @@ impl Workspaces {
         process: &str,
         offset: u64,
         data: Bytes,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, WorkspaceError> {
         self.running(name)?.stdin(process_id(process)?, offset, data, false).await
     }
 
@@ -390,7 +392,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// As [`Self::write_stdin`].
-    pub async fn close_stdin(&self, name: &str, process: &str, offset: u64) -> Result<(), Error> {
+    pub async fn close_stdin(&self, name: &str, process: &str, offset: u64) -> Result<(), WorkspaceError> {
         self.running(name)?.stdin(process_id(process)?, offset, Bytes::new(), true).await.map(drop)
     }
 
@@ -398,7 +400,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// [`Reason::NotFound`]; [`Reason::InvalidArgument`] for a number that is not there yet.
-    pub async fn output(&self, name: &str, process: &str, from: u64) -> Result<Output, Error> {
+    pub async fn output(&self, name: &str, process: &str, from: u64) -> Result<Output, WorkspaceError> {
         let workspace = self.find(name)?;
         let id = process_id(process)?;
         let running = workspace.published.borrow().running.clone();
@@ -409,14 +411,14 @@ impl Workspaces {
         }
         self.recorded(&workspace.record.id, &id)?;
         let file = self.shared.journals.open(&workspace.record.id, &id)?;
-        Output::ended(file.ok_or_else(|| Error::unknown_process(process))?, from)
+        Output::ended(file.ok_or_else(|| WorkspaceError::unknown_process(process))?, from)
     }
 
     /// Opens a regular file for reading.
     ///
     /// # Errors
     /// As open(2) inside would say.
-    pub async fn open_file(&self, name: &str, path: &[u8]) -> Result<(File, Stat), Error> {
+    pub async fn open_file(&self, name: &str, path: &[u8]) -> Result<(File, Stat), WorkspaceError> {
         file::open(&*self.awake(name).await?, path).await
     }
 
@@ -430,7 +432,7 @@ impl Workspaces {
         path: &[u8],
         mode: Option<u32>,
         create_parents: bool,
-    ) -> Result<NewFile, Error> {
+    ) -> Result<NewFile, WorkspaceError> {
         file::create(self.awake(name).await?, path, mode, create_parents).await
     }
 
@@ -438,7 +440,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// As stat(2) inside would say.
-    pub async fn stat(&self, name: &str, path: &[u8], follow: bool) -> Result<Stat, Error> {
+    pub async fn stat(&self, name: &str, path: &[u8], follow: bool) -> Result<Stat, WorkspaceError> {
         file::stat(&*self.awake(name).await?, path, follow).await
     }
 
@@ -446,7 +448,11 @@ impl Workspaces {
     ///
     /// # Errors
     /// As opendir(3) inside would say.
-    pub async fn list_directory(&self, name: &str, path: &[u8]) -> Result<Vec<DirectoryEntry>, Error> {
+    pub async fn list_directory(
+        &self,
+        name: &str,
+        path: &[u8],
+    ) -> Result<Vec<DirectoryEntry>, WorkspaceError> {
         file::list(&*self.awake(name).await?, path).await
     }
 }
@@ -454,12 +460,12 @@ impl Workspaces {
 impl Workspace {
     async fn ask(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<(), Error>>) -> Request,
-    ) -> Result<(), Error> {
+        request: impl FnOnce(oneshot::Sender<Result<(), WorkspaceError>>) -> Request,
+    ) -> Result<(), WorkspaceError> {
         let (reply, answer) = oneshot::channel();
         let gone = || match self.published.borrow().deleted {
-            true => Error::unknown_workspace(self.record.id.as_str()),
-            false => Error::stopping(&self.record.id),
+            true => WorkspaceError::unknown_workspace(self.record.id.as_str()),
+            false => WorkspaceError::stopping(&self.record.id),
         };
         self.requests.send(request(reply)).await.map_err(|_ended| gone())?;
         answer.await.map_err(|_ended| gone())?
@@ -496,6 +502,6 @@ fn layer((name, strength, detail): (String, Strength, String)) -> Layer {
     Layer { name, status, detail }
 }
 
-fn process_id(given: &str) -> Result<Id, Error> {
-    given.parse().map_err(|_invalid| Error::unknown_process(given))
+fn process_id(given: &str) -> Result<Id, WorkspaceError> {
+    given.parse().map_err(|_invalid| WorkspaceError::unknown_process(given))
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::error::{Error, Reason};
+use super::error::{Reason, WorkspaceError};
 use super::types::{Command, ProcessView};
 use crate::id::Id;
 use crate::journal::{Cause, Entry, ExitStatus, Kind, Outcome, Reader, Writer};
@@ -57,7 +57,11 @@ pub(super) struct Recorded {
 
 impl Recorded {
     /// Reads a journal; `None` if there is none, or one whose command never started.
-    pub(super) fn read(journals: &Journals, workspace: &Id, process: &Id) -> Result<Option<Self>, Error> {
+    pub(super) fn read(
+        journals: &Journals,
+        workspace: &Id,
+        process: &Id,
+    ) -> Result<Option<Self>, WorkspaceError> {
         let Some(file) = journals.open(workspace, process)? else { return Ok(None) };
         if file.metadata().is_ok_and(|facts| facts.len() == 0) {
             return Ok(None);
@@ -66,7 +70,8 @@ impl Recorded {
         let Some(Entry { kind: Kind::Started(header), at: started, .. }) = reader.next_entry()? else {
             return Ok(None);
         };
-        let header = postcard::from_bytes(&header).map_err(|_foreign| crate::journal::Error::Format)?;
+        let header =
+            postcard::from_bytes(&header).map_err(|_foreign| crate::journal::JournalError::Format)?;
         let mut exit = None;
         while let Some(entry) = reader.next_entry()? {
             if let Kind::Exit(status) = entry.kind {
@@ -98,14 +103,16 @@ pub(super) fn close_journal(
     workspace: &Id,
     process: &Id,
     cause: Cause,
-) -> Result<ExitStatus, Error> {
+) -> Result<ExitStatus, WorkspaceError> {
     let status = ExitStatus { outcome: Outcome::Unknown, cause };
-    let file = journals.open(workspace, process)?.ok_or_else(|| Error::unknown_process(process.as_str()))?;
+    let file = journals
+        .open(workspace, process)?
+        .ok_or_else(|| WorkspaceError::unknown_process(process.as_str()))?;
     if let Some((known, _)) = Recorded::read(journals, workspace, process)?.and_then(|recorded| recorded.exit)
     {
         return Ok(known);
     }
-    Writer::resume(file)?.append(Kind::Exit(status)).map_err(crate::journal::Error::from)?;
+    Writer::resume(file)?.append(Kind::Exit(status)).map_err(crate::journal::JournalError::from)?;
     Ok(status)
 }
 
@@ -119,11 +126,11 @@ pub struct Output {
 }
 
 impl Output {
-    pub(super) fn live(file: File, from: u64, live: &Live) -> Result<Self, Error> {
+    pub(super) fn live(file: File, from: u64, live: &Live) -> Result<Self, WorkspaceError> {
         Ok(Self { reader: at(file, from)?, progress: live.progress.subscribe(), _ended: None })
     }
 
-    pub(super) fn ended(file: File, from: u64) -> Result<Self, Error> {
+    pub(super) fn ended(file: File, from: u64) -> Result<Self, WorkspaceError> {
         let ended = watch::Sender::new(Progress { closed: true, ..Progress::default() });
         Ok(Self { reader: at(file, from)?, progress: ended.subscribe(), _ended: Some(ended) })
     }
@@ -133,7 +140,7 @@ impl Output {
     ///
     /// # Errors
     /// If the journal can't be read.
-    pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
+    pub async fn next(&mut self) -> Result<Option<Entry>, WorkspaceError> {
         loop {
             // Read before the journal is: what was written before the last growth is found.
             let closed = self.progress.borrow_and_update().closed;
@@ -156,12 +163,17 @@ impl Output {
     }
 }
 
-fn at(file: File, from: u64) -> Result<Reader, Error> {
+fn at(file: File, from: u64) -> Result<Reader, WorkspaceError> {
     let mut reader = Reader::open(file)?;
     reader.seek(from)?;
     if reader.next_sequence() < from {
         let remedy = format!("the next record will have number {}", reader.next_sequence());
-        return Err(Error::new(Reason::InvalidArgument, "no such sequence number yet", from, remedy));
+        return Err(WorkspaceError::new(
+            Reason::InvalidArgument,
+            "no such sequence number yet",
+            from,
+            remedy,
+        ));
     }
     Ok(reader)
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::Shared;
-use super::error::{Error, Reason};
+use super::error::{Reason, WorkspaceError};
 use super::process::{Header, Live, Output, Recorded, close_journal};
 use super::record::Record;
 use super::terms::{Terms, check_variable};
@@ -66,10 +66,15 @@ impl Running {
         terms: Terms,
         channel: Channel,
         made: (Report, Option<Identity>),
-    ) -> Result<(Arc<Self>, Events), Error> {
+    ) -> Result<(Arc<Self>, Events), WorkspaceError> {
         let internal = |what: &'static str| {
             move |error: &dyn std::fmt::Display| {
-                Error::new(Reason::Internal, what, error.to_string(), "stop the workspace and start it again")
+                WorkspaceError::new(
+                    Reason::Internal,
+                    what,
+                    error.to_string(),
+                    "stop the workspace and start it again",
+                )
             }
         };
         let (report, identity) = made;
@@ -215,7 +220,7 @@ impl Running {
         self: &Arc<Self>,
         id: Option<Id>,
         command: Command,
-    ) -> Result<ProcessView, Error> {
+    ) -> Result<ProcessView, WorkspaceError> {
         check(&command)?;
         let named = id.is_some();
         let id = id.unwrap_or_else(|| Id::fresh("p"));
@@ -241,14 +246,14 @@ impl Running {
                 tracing::debug!(%process, "its caller did not wait for the start");
             }
         });
-        let started = outcome.await.map_err(|_ended| Error::stopping(&id))?;
+        let started = outcome.await.map_err(|_ended| WorkspaceError::stopping(&id))?;
         let program = String::from_utf8_lossy(live.header.command.argv.first().map_or(&b""[..], |name| name));
-        started.map_err(|error| Error::from_init(error, program))?;
+        started.map_err(|error| WorkspaceError::from_init(error, program))?;
         self.view(&id, &live)
     }
 
     /// The command of this id, if it is the same; an error if it is another.
-    fn same(&self, id: &Id, command: &Command) -> Result<Option<ProcessView>, Error> {
+    fn same(&self, id: &Id, command: &Command) -> Result<Option<ProcessView>, WorkspaceError> {
         let live = self.live().get(id).cloned();
         let known = match &live {
             Some(live) => Some(live.header.clone()),
@@ -265,7 +270,7 @@ impl Running {
         };
         if known.command != *command {
             let remedy = "another command has this id; choose a new one";
-            return Err(Error::new(Reason::AlreadyExists, "process id in use", id, remedy));
+            return Err(WorkspaceError::new(Reason::AlreadyExists, "process id in use", id, remedy));
         }
         match live {
             Some(live) => self.view(id, &live).map(Some),
@@ -274,7 +279,7 @@ impl Running {
         }
     }
 
-    fn order(&self, id: &Id, header: &Header) -> Result<StartOrder, Error> {
+    fn order(&self, id: &Id, header: &Header) -> Result<StartOrder, WorkspaceError> {
         let command = &header.command;
         let mut env = self.env.clone();
         env.extend(command.env.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -284,7 +289,8 @@ impl Running {
         let timeout = command.timeout.or(self.terms.wall_clock);
         Ok(StartOrder {
             process: id.clone(),
-            header: postcard::to_stdvec(header).map_err(|error| Error::invalid(id, error.to_string()))?,
+            header: postcard::to_stdvec(header)
+                .map_err(|error| WorkspaceError::invalid(id, error.to_string()))?,
             argv: command.argv.clone(),
             env: env.into_iter().map(|(name, value)| [name.as_bytes(), b"=", &value].concat()).collect(),
             cwd: command.cwd.clone().unwrap_or_else(|| WORKSPACE.as_bytes().to_vec()),
@@ -302,9 +308,9 @@ impl Running {
         self.live().get(process).cloned()
     }
 
-    pub(super) fn view(&self, id: &Id, live: &Live) -> Result<ProcessView, Error> {
+    pub(super) fn view(&self, id: &Id, live: &Live) -> Result<ProcessView, WorkspaceError> {
         let recorded = Recorded::read(&self.shared.journals, &self.workspace, id)?;
-        let recorded = recorded.ok_or_else(|| Error::unknown_process(id.as_str()))?;
+        let recorded = recorded.ok_or_else(|| WorkspaceError::unknown_process(id.as_str()))?;
         let mut view = recorded.view(&self.workspace, id);
         let progress = live.progress.borrow();
         // A disk that was full at the end has no exit record; init has told it all the same.
@@ -317,16 +323,21 @@ impl Running {
         Ok(view)
     }
 
-    pub(super) fn output(&self, id: &Id, live: &Live, from: u64) -> Result<Output, Error> {
+    pub(super) fn output(&self, id: &Id, live: &Live, from: u64) -> Result<Output, WorkspaceError> {
         let file = self.shared.journals.open(&self.workspace, id)?;
-        Output::live(file.ok_or_else(|| Error::unknown_process(id.as_str()))?, from, live)
+        Output::live(file.ok_or_else(|| WorkspaceError::unknown_process(id.as_str()))?, from, live)
     }
 
-    pub(super) async fn acknowledge(&self, process: Id, bytes: u64) -> Result<(), Error> {
+    pub(super) async fn acknowledge(&self, process: Id, bytes: u64) -> Result<(), WorkspaceError> {
         self.order_about(Order::Acknowledge { process: process.clone(), bytes }, &process).await.map(drop)
     }
 
-    pub(super) async fn signal(&self, process: Id, signal: i32, scope: SignalScope) -> Result<(), Error> {
+    pub(super) async fn signal(
+        &self,
+        process: Id,
+        signal: i32,
+        scope: SignalScope,
+    ) -> Result<(), WorkspaceError> {
         let reach = match scope {
             SignalScope::Process => Reach::Process,
             SignalScope::Group => Reach::Group,
@@ -335,12 +346,18 @@ impl Running {
         self.order_about(Order::Signal { process: process.clone(), signal, reach }, &process).await.map(drop)
     }
 
-    pub(super) async fn resize(&self, process: Id, size: TerminalSize) -> Result<(), Error> {
+    pub(super) async fn resize(&self, process: Id, size: TerminalSize) -> Result<(), WorkspaceError> {
         let TerminalSize { rows, columns } = size;
         self.order_about(Order::Resize { process: process.clone(), rows, columns }, &process).await.map(drop)
     }
 
-    pub(super) async fn stdin(&self, process: Id, offset: u64, data: Bytes, end: bool) -> Result<u64, Error> {
+    pub(super) async fn stdin(
+        &self,
+        process: Id,
+        offset: u64,
+        data: Bytes,
+        end: bool,
+    ) -> Result<u64, WorkspaceError> {
         let order = Order::Stdin { process: process.clone(), offset, data: data.to_vec(), end };
         match self.order_about(order, &process).await? {
             Outcome::Taken(taken) => Ok(taken),
@@ -348,9 +365,9 @@ impl Running {
         }
     }
 
-    async fn order_about(&self, order: Order, process: &Id) -> Result<Outcome, Error> {
+    async fn order_about(&self, order: Order, process: &Id) -> Result<Outcome, WorkspaceError> {
         let answer = self.init.ask(order, &[]).await;
-        answer.map(|(outcome, _)| outcome).map_err(|error| Error::from_init(error, process))
+        answer.map(|(outcome, _)| outcome).map_err(|error| WorkspaceError::from_init(error, process))
     }
 
     /// Whether a command has ended; waits for it.
@@ -383,13 +400,13 @@ impl Identity {
 }
 
 /// Refuses what execve(2) could not take.
-fn check(command: &Command) -> Result<(), Error> {
+fn check(command: &Command) -> Result<(), WorkspaceError> {
     let name = command.argv.first().filter(|name| !name.is_empty());
     if name.is_none() || command.argv.iter().any(|argument| argument.contains(&0)) {
-        return Err(Error::invalid("command", "give a program and arguments without NUL"));
+        return Err(WorkspaceError::invalid("command", "give a program and arguments without NUL"));
     }
     if command.cwd.as_ref().is_some_and(|cwd| !cwd.starts_with(b"/") || cwd.contains(&0)) {
-        return Err(Error::invalid("working directory", "an absolute path inside the workspace"));
+        return Err(WorkspaceError::invalid("working directory", "an absolute path inside the workspace"));
     }
     command.env.iter().try_for_each(|(name, value)| check_variable(name, value))
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::error::{Error, Reason};
+use super::error::{Reason, WorkspaceError};
 use super::types::{PolicySource, Spec};
 use crate::credential;
 use crate::id::Id;
@@ -43,10 +43,11 @@ pub(super) struct Terms {
 
 impl Terms {
     /// Reads and checks everything that a spec names.
-    pub(super) fn resolve(spec: &Spec, operator: &Operator) -> Result<Self, Error> {
+    pub(super) fn resolve(spec: &Spec, operator: &Operator) -> Result<Self, WorkspaceError> {
         check_key(&spec.key)?;
-        let image = Image::built_in(&spec.image)
-            .map_err(|error| Error::new(Reason::NotFound, "unknown image", &spec.image, error.to_string()))?;
+        let image = Image::built_in(&spec.image).map_err(|error| {
+            WorkspaceError::new(Reason::NotFound, "unknown image", &spec.image, error.to_string())
+        })?;
         spec.env.iter().try_for_each(|(name, value)| check_variable(name, value.as_bytes()))?;
         let (policy, text) = policy(spec, operator)?;
         check_credentials(&policy, &operator.credentials)?;
@@ -54,7 +55,7 @@ impl Terms {
         for (name, set) in [("disk", wanted.disk.is_some()), ("idle", wanted.idle.is_some())] {
             if set {
                 let remedy = "this version can't hold it yet; take it out of the policy";
-                return Err(Error::new(Reason::FailedPrecondition, "limit", name, remedy));
+                return Err(WorkspaceError::new(Reason::FailedPrecondition, "limit", name, remedy));
             }
         }
         let limits = Limits {
@@ -87,10 +88,10 @@ impl Terms {
     }
 }
 
-fn policy(spec: &Spec, operator: &Operator) -> Result<(Policy, String), Error> {
+fn policy(spec: &Spec, operator: &Operator) -> Result<(Policy, String), WorkspaceError> {
     let invalid = |error: &dyn ToString| {
         let remedy = "mend the policy; `hands policy check FILE` tells the same";
-        Error::new(Reason::InvalidArgument, "invalid policy", error.to_string(), remedy)
+        WorkspaceError::new(Reason::InvalidArgument, "invalid policy", error.to_string(), remedy)
     };
     match (&spec.policy, &operator.policy) {
         (Some(PolicySource::Document(text)), _) => {
@@ -107,24 +108,24 @@ fn policy(spec: &Spec, operator: &Operator) -> Result<(Policy, String), Error> {
 }
 
 /// A rule may only name a credential that exists.
-fn check_credentials(policy: &Policy, credentials: &credential::Document) -> Result<(), Error> {
+fn check_credentials(policy: &Policy, credentials: &credential::Document) -> Result<(), WorkspaceError> {
     for (rule, name, _) in policy.credentials() {
         if credentials.find(name).is_none() {
             let remedy = format!("rule {rule} names it; add it to the operator's credentials or take it out");
-            return Err(Error::new(Reason::FailedPrecondition, "unknown credential", name, remedy));
+            return Err(WorkspaceError::new(Reason::FailedPrecondition, "unknown credential", name, remedy));
         }
     }
     Ok(())
 }
 
-fn check_key(key: &str) -> Result<(), Error> {
-    key.parse::<Id>().map(drop).map_err(|error| Error::invalid("key", error.to_string()))
+fn check_key(key: &str) -> Result<(), WorkspaceError> {
+    key.parse::<Id>().map(drop).map_err(|error| WorkspaceError::invalid("key", error.to_string()))
 }
 
 /// A variable that execve(2) can pass.
-pub(super) fn check_variable(name: &str, value: &[u8]) -> Result<(), Error> {
+pub(super) fn check_variable(name: &str, value: &[u8]) -> Result<(), WorkspaceError> {
     if name.is_empty() || name.contains(['=', '\0']) || value.contains(&0) {
-        return Err(Error::invalid(
+        return Err(WorkspaceError::invalid(
             format!("variable {name:?}"),
             "a name without `=`, and no NUL in name or value",
         ));
@@ -132,18 +133,18 @@ pub(super) fn check_variable(name: &str, value: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-fn volumes(spec: &Spec) -> Result<Vec<(Id, String, bool)>, Error> {
+fn volumes(spec: &Spec) -> Result<Vec<(Id, String, bool)>, WorkspaceError> {
     let mut paths = BTreeSet::new();
     if spec.volumes.len() > VOLUMES {
-        return Err(Error::invalid("volumes", format!("at most {VOLUMES} in one workspace")));
+        return Err(WorkspaceError::invalid("volumes", format!("at most {VOLUMES} in one workspace")));
     }
     let parsed = spec.volumes.iter().map(|volume| {
         let name = volume
             .name
             .parse()
-            .map_err(|error: crate::id::InvalidId| Error::invalid("volume", error.to_string()))?;
+            .map_err(|error: crate::id::InvalidId| WorkspaceError::invalid("volume", error.to_string()))?;
         if !paths.insert(volume.path.as_str()) {
-            return Err(Error::invalid(&volume.path, "two volumes can't have one path"));
+            return Err(WorkspaceError::invalid(&volume.path, "two volumes can't have one path"));
         }
         Ok((name, volume.path.clone(), volume.read_only))
     });

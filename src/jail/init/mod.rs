@@ -23,7 +23,7 @@ use nix::sys::wait::{Id as Whom, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use self::process::Process;
-use super::link::{Error, Link};
+use super::link::{Link, LinkError};
 use super::wire::{Failure, FromInit, Order, Outcome, ToInit};
 use crate::id::Id;
 use crate::journal::{Cause, ExitStatus, Outcome as Ended};
@@ -127,18 +127,8 @@ impl Init {
             };
             for event in &events[..count] {
                 let Some(source) = self.sources.get(&event.data()).cloned() else { continue };
-                match source {
-                    Source::Link => {
-                        if self.orders().is_err() {
-                            return 0;
-                        }
-                        self.flush();
-                    }
-                    Source::Children => self.reap(),
-                    Source::Output(id, stream) => self.output(&id, stream),
-                    Source::Input(id) => self.feed(&id),
-                    Source::Exec(id) => self.executed(&id),
-                }
+                // Without the daemon's and the supervisor's end there is nobody to work for.
+                let Ok(()) = self.heed(source) else { return 0 };
             }
             self.deadlines();
             self.flush();
@@ -146,6 +136,20 @@ impl Init {
                 return 0;
             }
         }
+    }
+
+    fn heed(&mut self, source: Source) -> Result<(), LinkError> {
+        match source {
+            Source::Link => {
+                self.orders()?;
+                self.flush();
+            }
+            Source::Children => self.reap(),
+            Source::Output(id, stream) => self.output(&id, stream),
+            Source::Input(id) => self.feed(&id),
+            Source::Exec(id) => self.executed(&id),
+        }
+        Ok(())
     }
 
     /// Time to the nearest deadline.
@@ -156,13 +160,13 @@ impl Init {
         EpollTimeout::try_from(left.min(Duration::from_secs(3600))).unwrap_or(EpollTimeout::NONE)
     }
 
-    fn orders(&mut self) -> Result<(), Error> {
+    fn orders(&mut self) -> Result<(), LinkError> {
         loop {
             match self.link.try_receive::<ToInit>() {
                 Ok((message, descriptors)) => self.order(message, descriptors),
-                Err(Error::Full) => return Ok(()),
+                Err(LinkError::Full) => return Ok(()),
                 // One bad message does not end a workspace.
-                Err(Error::Malformed | Error::TooLarge(_)) => {}
+                Err(LinkError::Malformed | LinkError::TooLarge(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -178,7 +182,7 @@ impl Init {
             },
             Order::Signal { process, signal, reach } => self.signal(&process, signal, reach),
             Order::Stdin { process, offset, data, end } => {
-                match self.stdin(id, &process, stdin::Chunk { offset, data, end }) {
+                match self.stdin(id, &process, &stdin::Chunk { offset, data, end }) {
                     Ok(Some(taken)) => Ok(Outcome::Taken(taken)),
                     Ok(None) => return,
                     Err(failure) => Err(failure),
@@ -217,11 +221,10 @@ impl Init {
         let grown: Vec<Id> = self.processes.values_mut().filter_map(Process::take_grown).collect();
         for (at, process) in grown.iter().enumerate() {
             if self.link.try_send(&FromInit::Advanced { process: process.clone() }, &[]).is_err() {
-                for late in &grown[at..] {
-                    if let Some(process) = self.processes.get_mut(late) {
-                        process.mark_grown();
-                    }
-                }
+                self.processes
+                    .values_mut()
+                    .filter(|process| grown[at..].contains(process.id()))
+                    .for_each(Process::mark_grown);
                 return self.await_room(true);
             }
         }

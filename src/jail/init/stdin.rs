@@ -58,7 +58,7 @@ impl Stdin {
 
 impl Init {
     /// Takes a piece of stdin. `None` if the answer follows once there is room.
-    pub(super) fn stdin(&mut self, order: u64, id: &Id, chunk: Chunk) -> Result<Option<u64>, Failure> {
+    pub(super) fn stdin(&mut self, order: u64, id: &Id, chunk: &Chunk) -> Result<Option<u64>, Failure> {
         let process = self.processes.get_mut(id).ok_or_else(|| failure("find the process", Errno::ESRCH))?;
         let ended = process.pid().is_none();
         let stdin = process.stdin.as_mut();
