@@ -2,6 +2,7 @@
 //!
 //! `cargo bench` runs all; `cargo bench -- jail` or `-- egress` one of them. Medians over rounds; only the ratios mean
 //! anything, and only within one table.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark tells what it measured")]
 
 mod egress;
 #[path = "../integration/host.rs"]
@@ -13,7 +14,6 @@ mod load;
 mod origin;
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -83,25 +83,17 @@ impl Series {
 /// Prints a table of times and their ratios to the first two rows that were measured.
 fn print(title: &str, series: &[Series]) {
     let measured: Vec<&Series> = series.iter().filter(|series| !series.taken.is_empty()).collect();
-    let mut text = format!("\n{title}\n{:<44} {:>9} {:>9} {:>6}", "", "p50 ms", "p95 ms", "n");
     let bases: Vec<&&Series> = measured.iter().take(2).collect();
-    for base in &bases {
-        drop(write!(text, "  x {}", base.name));
-    }
+    let heads: String = bases.iter().map(|base| format!("  x {}", base.name)).collect();
+    println!("\n{title}\n{:<44} {:>9} {:>9} {:>6}{heads}", "", "p50 ms", "p95 ms", "n");
     for row in &measured {
-        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-        drop(write!(
-            text,
-            "\n{:<44} {:>9.3} {:>9.3} {:>6}",
-            row.name,
-            milliseconds(row.median()),
-            milliseconds(row.at(0.95)),
-            row.taken.len()
-        ));
-        for base in &bases {
+        let ratio = |base: &&&Series| {
             let ratio = row.median().as_secs_f64() / base.median().as_secs_f64();
-            drop(write!(text, "  {ratio:>width$.2}", width = base.name.len() + 2));
-        }
+            format!("  {ratio:>width$.2}", width = base.name.len() + 2)
+        };
+        let ratios: String = bases.iter().map(ratio).collect();
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        let (median, slow) = (milliseconds(row.median()), milliseconds(row.at(0.95)));
+        println!("{:<44} {median:>9.3} {slow:>9.3} {:>6}{ratios}", row.name, row.taken.len());
     }
-    println!("{text}");
 }

@@ -63,7 +63,7 @@ fn c_02_the_token_is_nowhere_in_the_sandbox_nor_in_what_hands_writes() {
             .expect("exec");
         std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), TOKEN.as_bytes()).expect("write");
         assert_eq!(text(&child.wait_with_output().expect("wait").stdout), "", "inside");
-        let mut queue = vec![host.state().to_path_buf(), host.own().join("../log")];
+        let mut queue = vec![host.state().to_path_buf(), host.log()];
         while let Some(path) = queue.pop() {
             queue.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
             let bytes = std::fs::read(&path).unwrap_or_default();

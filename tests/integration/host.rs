@@ -85,6 +85,11 @@ impl Host {
         self.scratch.path().join("own")
     }
 
+    /// Where daemons write their logs.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.scratch.path().join("log")
+    }
+
     pub(crate) fn state(&self) -> &Path {
         &self.state
     }
@@ -167,8 +172,6 @@ impl Host {
 pub(crate) struct Serving {
     pub(crate) child: Child,
     lifeline: Option<OwnedFd>,
-    /// Where the daemon writes its log.
-    pub(crate) log: PathBuf,
 }
 
 impl Serving {
@@ -179,8 +182,7 @@ impl Serving {
         for inherited in [&held, &ready] {
             fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty())).expect("inherit");
         }
-        let log = host.scratch.path().join("log");
-        let errors = fs::File::options().create(true).append(true).open(&log).expect("log");
+        let errors = fs::File::options().create(true).append(true).open(host.log()).expect("log");
         let mut command = host.hands(&["serve"]);
         command.args(arguments).stderr(errors).env("HANDS_LOG", "debug");
         command.arg("--lifeline").arg(held.as_raw_fd().to_string());
@@ -189,7 +191,7 @@ impl Serving {
         drop((held, ready));
         let mut line = String::new();
         BufReader::new(fs::File::from(told)).read_line(&mut line).expect("ready line");
-        let mut serving = Self { child, lifeline: Some(lifeline), log };
+        let mut serving = Self { child, lifeline: Some(lifeline) };
         match line.as_str() {
             "ok\n" => Ok(serving),
             problem => {
@@ -222,10 +224,6 @@ impl Serving {
     pub(crate) fn end(&mut self) {
         self.lifeline = None;
         self.child.wait().expect("end");
-    }
-
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("log")
     }
 }
 
