@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -83,8 +84,9 @@ impl Operator {
         match found.source() {
             Source::File(path) => {
                 let path = self.beside.join(path);
-                let file =
-                    File::open(&path).map_err(|error| refuse(format!("{}: {error}", path.display())))?;
+                // A FIFO in its place must not hold the supervisor up.
+                let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+                let file = file.map_err(|error| refuse(format!("{}: {error}", path.display())))?;
                 let facts = file.metadata().map_err(|error| refuse(error.to_string()))?;
                 if !facts.is_file() || facts.len() > LARGEST_SECRET {
                     return Err(refuse(format!("{} is no file of at most 64 KiB", path.display())));

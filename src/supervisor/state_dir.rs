@@ -67,13 +67,14 @@ impl StateDir {
         let root = geteuid().is_root();
         for name in OURS.iter().chain(DAEMONS) {
             let directory = self.path.join(name);
-            make(&directory, if root { 0o755 } else { 0o700 })?;
+            make(&directory, 0o700)?;
             if root && DAEMONS.contains(name) {
-                // The root may read the journals and the audit log; other users may not.
                 chown(&directory, Some(self.daemon), Some(self.daemon))
                     .map_err(|error| failed(&directory, error))?;
-                mode(&directory, 0o700)?;
             }
+            // Journals and audit are the daemon's alone. Files of workspaces carry on disk the ids that they have
+            // inside, setuid bits included: no user of the machine may reach one by its path.
+            mode(&directory, 0o700)?;
         }
         if root {
             // The daemon makes its database here; the sticky bit keeps it from replacing what is ours.
@@ -111,28 +112,35 @@ impl StateDir {
     }
 }
 
+/// The lock that admits one supervisor. Its holder removes the file at the end, so one that was opened before that and
+/// locked after it is no lock any more.
 fn lock(path: &Path) -> Result<Flock<File>, Failure> {
     let at = path.join("lock");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&at);
-    let file = file.map_err(|error| failed(&at, error))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
+    loop {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&at);
+        let file = file.map_err(|error| failed(&at, error))?;
+        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((holder, _errno)) => return Err(in_use(path, holder)),
+        };
+        let locked = lock.metadata().map_err(|error| failed(&at, error))?.ino();
+        if fs::metadata(&at).is_ok_and(|there| there.ino() == locked) {
             let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
             written.map_err(|error| failed(&at, error))?;
-            Ok(lock)
-        }
-        Err((mut file, _errno)) => {
-            let mut holder = String::new();
-            if file.read_to_string(&mut holder).is_err() || holder.trim().is_empty() {
-                holder = "unknown".into();
-            }
-            let remedy = format!(
-                "process {} serves it already; stop that one or choose another --state-dir",
-                holder.trim()
-            );
-            Err(Failure::new("state directory in use", path.display(), remedy))
+            return Ok(lock);
         }
     }
+}
+
+fn in_use(path: &Path, mut lock: File) -> Failure {
+    let mut holder = String::new();
+    if lock.read_to_string(&mut holder).is_err() || holder.trim().is_empty() {
+        holder = "unknown".into();
+    }
+    let remedy =
+        format!("process {} serves it already; stop that one or choose another --state-dir", holder.trim());
+    Failure::new("state directory in use", path.display(), remedy)
 }
 
 fn listen(socket: &Path) -> Result<UnixListener, Failure> {

@@ -78,6 +78,25 @@ fn i_33_nothing_of_the_host_beyond_the_image_shows() {
 }
 
 #[test]
+fn i_17_what_a_sandbox_writes_is_out_of_reach_for_users_of_the_machine() {
+    check_served(|host| {
+        host.script("cp /bin/true program && chmod 4777 program && ls program");
+        if host.mode != Mode::Root {
+            return report("a stranger at the state directory: needs root and an ordinary user");
+        }
+        for place in ["workspaces", "volumes", "journals", "audit", "trash"] {
+            let mut stranger = std::process::Command::new("ls");
+            let stranger = std::os::unix::process::CommandExt::uid(&mut stranger, crate::host::NOBODY);
+            let output = stranger.arg(host.state().join(place)).output().expect("ls");
+            assert!(
+                !output.status.success() && text(&output.stderr).contains("denied"),
+                "{place}: {output:?}"
+            );
+        }
+    });
+}
+
+#[test]
 fn i_35_facts_that_identify_the_host_are_not_shown() {
     check_served(|host| {
         assert_eq!(host.script("hostname || cat /proc/sys/kernel/hostname"), "hands\n");
