@@ -55,7 +55,7 @@ impl Egress {
                 Format::Json => print(&lines)?,
                 Format::Table => {
                     for line in &lines {
-                        writeln!(std::io::stdout().lock(), "{}", row(line).join("  "))?;
+                        writeln!(std::io::stdout().lock(), "{}", show::printable(&row(line).join("  ")))?;
                     }
                 }
             }

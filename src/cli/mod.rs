@@ -124,7 +124,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// A line on stderr. If nobody reads it any more there is nobody to tell.
 fn tell(line: &str) {
-    drop(writeln!(std::io::stderr().lock(), "{line}"));
+    drop(writeln!(std::io::stderr().lock(), "{}", show::printable(line)));
 }
 
 impl Shared {

@@ -8,8 +8,16 @@ use serde_json::{Value, json};
 use super::Format;
 use crate::api::proto::{IsolationStatus, Workspace, WorkspaceState};
 
+/// A text from inside a sandbox, without what would steer the terminal that shows it.
+pub(super) fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(shown).collect()
+}
+
 /// Columns as wide as their widest cell; the last one as it is.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
+    let one_line = |cell: &String| printable(cell).replace('\n', "\\n");
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([head[column].chars().count()]).max().unwrap_or(0)
@@ -17,7 +25,7 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let mut out = std::io::stdout().lock();
     let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
-    for row in std::iter::once(&head).chain(rows) {
+    for row in std::iter::once(&head).chain(&rows) {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             line.push_str(&format!("{cell:<width$}  "));
@@ -91,4 +99,14 @@ fn described(workspace: &Workspace) -> Value {
         "limits": workspace.limits,
         "policy_digest": workspace.policy_digest,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn o_04_a_text_from_inside_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\u{1b}]0;x\u{7}b\u{9b}2J\ré\n"), "a\\u{1b}]0;x\\u{7}b\\u{9b}2J\\ré\n");
+    }
 }
