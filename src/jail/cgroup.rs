@@ -116,11 +116,11 @@ impl Cgroups {
         self.controllers.contains_key(&controller)
     }
 
-    /// Makes a group with limits.
+    /// Whether these limits can be held here.
     ///
     /// # Errors
-    /// A limit that is asked for and cannot be enforced is refused, not forgotten; half-made groups are removed.
-    pub fn create(&self, name: &str, limits: &Limits) -> Result<Group, Refusal> {
+    /// A limit that is asked for and cannot be enforced is refused, not forgotten.
+    pub fn check(&self, limits: &Limits) -> Result<(), Refusal> {
         let demanded =
             [(Controller::Memory, limits.memory.is_some()), (Controller::Cpu, limits.millicpus.is_some())];
         for (controller, wanted) in demanded {
@@ -134,6 +134,14 @@ impl Cgroups {
                 ));
             }
         }
+        Ok(())
+    }
+
+    /// Makes a group without limits.
+    ///
+    /// # Errors
+    /// The directory and the kernel's answer; half-made groups are removed.
+    pub fn create(&self, name: &str) -> Result<Group, Refusal> {
         let mut group = Group { directories: Vec::new(), counter: None };
         for (controller, base) in &self.controllers {
             let directory = base.join(name);
@@ -149,10 +157,17 @@ impl Cgroups {
                 group.counter = File::open(directory.join(file)).ok();
             }
         }
-        for (controller, base) in &self.controllers {
-            self.limit(*controller, &base.join(name), limits)?;
-        }
         Ok(group)
+    }
+
+    /// Sets the limits of the group with this name.
+    ///
+    /// # Errors
+    /// The file, the value and the kernel's answer.
+    pub fn limit_all(&self, name: &str, limits: &Limits) -> Result<(), Refusal> {
+        self.check(limits)?;
+        let mut controllers = self.controllers.iter();
+        controllers.try_for_each(|(controller, base)| self.limit(*controller, &base.join(name), limits))
     }
 
     fn limit(&self, controller: Controller, at: &Path, limits: &Limits) -> Result<(), Refusal> {
@@ -220,17 +235,18 @@ pub struct Group {
 }
 
 impl Group {
-    /// Moves a process, which has one thread yet, into the group.
+    /// Files into which a process writes `0` to join. With version 1 that waits for all processors, up to tens of
+    /// milliseconds, so it is the new process that does it.
     ///
     /// # Errors
-    /// The directory and the kernel's answer.
-    pub fn admit(&self, pid: nix::unistd::Pid) -> Result<(), Refusal> {
-        for directory in &self.directories {
-            fs::write(directory.join("cgroup.procs"), pid.to_string()).map_err(|error| {
-                Refusal::new("join a cgroup", format!("{}: {error}", directory.display()))
-            })?;
-        }
-        Ok(())
+    /// The file and the kernel's answer.
+    pub fn doors(&self) -> Result<Vec<File>, Refusal> {
+        let open = |directory: &PathBuf| {
+            let path = directory.join("cgroup.procs");
+            let opened = File::options().write(true).open(&path);
+            opened.map_err(|error| Refusal::new("join a cgroup", format!("{}: {error}", path.display())))
+        };
+        self.directories.iter().map(open).collect()
     }
 
     /// Where the kernel counts processes that it ended for want of memory.

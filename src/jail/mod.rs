@@ -1,10 +1,11 @@
 //! The jail: everything between a command and the machine.
 //!
 //! The *plan* of a jail is pure data. The supervisor clones a process into new namespaces, gives it identity maps and
-//! a cgroup, and that process turns itself, step by step ([`setup`]), into `init`, PID 1 of the workspace. From then on
-//! the daemon talks to init over a socket pair; the supervisor only waits for its end.
+//! a cgroup ([`setup`]), and that process turns itself, step by step (`child`), into `init`, PID 1 of the workspace. From
+//! then on the daemon talks to init over a socket pair; the supervisor only waits for its end.
 
 pub mod cgroup;
+mod child;
 pub mod client;
 pub mod image;
 pub mod init;

@@ -75,8 +75,8 @@ pub enum Step {
     Directory(PathBuf, u32),
     /// A symbolic link.
     Link(PathBuf, PathBuf),
-    /// A file with its content.
-    File(PathBuf, Arc<[u8]>),
+    /// A file with the pieces of its content.
+    File(PathBuf, Vec<Arc<[u8]>>),
     /// The source of this number, on a directory or a file.
     Show(usize, PathBuf, Shape),
     /// A fresh memory file system of this size in bytes.
@@ -126,14 +126,28 @@ impl Places {
 }
 
 impl Plan {
-    /// The plan for one start of a workspace. `roots` are the machine's trusted certificates.
+    /// What all workspaces of an image have in common, whoever they belong to.
     #[must_use]
-    pub fn new(image: &Image, request: &JailRequest, places: &Places, roots: &[u8]) -> Self {
+    pub fn of_image(image: &Image, places: &Places) -> Self {
         let mut plan = Self::default();
         plan.system(image, places);
-        plan.made(image, &request.authority, roots);
-        plan.devices(request.limits.tmp.unwrap_or(TMP_SIZE));
+        plan.made(image);
+        plan.devices();
         plan.processes();
+        plan
+    }
+
+    /// What one start of a workspace adds. `roots` are the machine's trusted certificates.
+    #[must_use]
+    pub fn of_workspace(image: &Image, request: &JailRequest, places: &Places, roots: &Arc<[u8]>) -> Self {
+        let mut plan = Self::default();
+        if let Some(bundle) = image.trust_bundles.first() {
+            let authority = format!("\n{}", request.authority).into_bytes();
+            plan.steps.push(Step::File(bundle.clone(), vec![Arc::clone(roots), authority.into()]));
+        }
+        let tmp = request.limits.tmp.unwrap_or(TMP_SIZE);
+        plan.steps.push(Step::Memory("/dev/shm".into(), tmp, "1777"));
+        plan.steps.push(Step::Memory("/tmp".into(), tmp, "1777"));
         plan.persistent(request, places);
         plan.steps.push(Step::ReadOnly(PathBuf::from("/")));
         plan
@@ -166,16 +180,12 @@ impl Plan {
         }
     }
 
-    fn made(&mut self, image: &Image, authority: &str, roots: &[u8]) {
+    fn made(&mut self, image: &Image) {
         for (path, text) in &image.files {
-            self.steps.push(Step::File(path.clone(), text.as_bytes().into()));
+            self.steps.push(Step::File(path.clone(), vec![text.as_bytes().into()]));
         }
-        let bundle: Arc<[u8]> = [roots, b"\n", authority.as_bytes()].concat().into();
-        for (at, path) in image.trust_bundles.iter().enumerate() {
-            match image.trust_bundles.first() {
-                Some(first) if at > 0 => self.steps.push(Step::Link(path.clone(), first.clone())),
-                _ => self.steps.push(Step::File(path.clone(), bundle.clone())),
-            }
+        if let Some((first, others)) = image.trust_bundles.split_first() {
+            self.steps.extend(others.iter().map(|path| Step::Link(path.clone(), first.clone())));
         }
         for path in &image.directories {
             self.steps.push(Step::Directory(path.clone(), 0o755));
@@ -185,7 +195,7 @@ impl Plan {
         }
     }
 
-    fn devices(&mut self, tmp: u64) {
+    fn devices(&mut self) {
         self.steps.push(Step::Directory("/dev".into(), 0o755));
         for (name, major, minor) in DEVICES {
             let path = Path::new("/dev").join(name);
@@ -204,8 +214,6 @@ impl Plan {
         for (name, target) in links {
             self.steps.push(Step::Link(Path::new("/dev").join(name), target.into()));
         }
-        self.steps.push(Step::Memory("/dev/shm".into(), tmp, "1777"));
-        self.steps.push(Step::Memory("/tmp".into(), tmp, "1777"));
         self.steps.push(Step::Memory("/run".into(), ROOT_SIZE, "0755"));
     }
 
@@ -255,7 +263,16 @@ mod tests {
             seccomp: "default".into(),
         };
         let places = Places { state_dir: "/state".into(), home: "/nowhere".into() };
-        Plan::new(&Image::built_in("host").expect("image"), &request, &places, b"ROOTS")
+        let image = Image::built_in("host").expect("image");
+        let mut plan = Plan::of_image(&image, &places);
+        let own = Plan::of_workspace(&image, &request, &places, &Arc::from(&b"ROOTS"[..]));
+        let offset = plan.sources.len();
+        plan.sources.extend(own.sources);
+        plan.steps.extend(own.steps.into_iter().map(|step| match step {
+            Step::Show(number, path, shape) => Step::Show(number + offset, path, shape),
+            step => step,
+        }));
+        plan
     }
 
     #[test]
@@ -277,11 +294,11 @@ mod tests {
     #[test]
     fn h_27_trust_bundles_hold_the_machines_roots_and_ours() {
         let bundles = plan().steps.into_iter().filter_map(|step| match step {
-            Step::File(path, content) if path.ends_with("ca-certificates.crt") => Some(content),
+            Step::File(path, content) if path.ends_with("ca-certificates.crt") => Some(content.concat()),
             _ => None,
         });
         let all: Vec<_> = bundles.collect();
-        assert_eq!(all, vec![Arc::from(&b"ROOTS\nCERTIFICATE"[..])]);
+        assert_eq!(all, vec![b"ROOTS\nCERTIFICATE"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -45,11 +46,12 @@ pub fn detach(source: &Source, owners: Option<&OwnedFd>) -> Result<OwnedFd, Refu
     Ok(tree)
 }
 
-/// Makes the new root and makes it the root of this process, which must be alone in a new mount namespace.
+/// Makes the new root, with what all workspaces of the image have in common, in this process, which must be alone in a
+/// new mount namespace. The old root is still there.
 ///
 /// # Errors
 /// The step and the object that failed.
-pub fn enter(plan: &Plan, sources: Vec<OwnedFd>) -> Result<(), Refusal> {
+pub fn begin(plan: &Plan, sources: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
     // Nothing that happens here may reach the machine's own mounts, nor the other way round.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
@@ -57,15 +59,25 @@ pub fn enter(plan: &Plan, sources: Vec<OwnedFd>) -> Result<(), Refusal> {
     let size = c_string(&Plan::root_size().to_string());
     let options = [(c"mode", c"0755"), (c"size", size.as_c_str())];
     let tree = new_filesystem(c"tmpfs", &options, LOCKED).map_err(refuse("make the root", "tmpfs"))?;
-    // Any directory will do: it only has to exist, and pivot_root takes it away again.
-    let anchor = File::open("/tmp").map_err(refuse("open", "/tmp"))?;
-    attach(&tree, &anchor).map_err(refuse("attach the root", "/tmp"))?;
+    // Any directory will do that always exists and below which no state directory is: it is covered from here on,
+    // until pivot_root takes the new root away from it.
+    let anchor = File::open("/proc").map_err(refuse("open", "/proc"))?;
+    attach(&tree, &anchor).map_err(refuse("attach the root", "/proc"))?;
+    finish(&tree, plan, sources)?;
+    Ok(tree)
+}
+
+/// Goes on with what is the workspace's own; the last step, to make the root read-only, enters it before.
+///
+/// # Errors
+/// The step and the object that failed.
+pub fn finish(root: &OwnedFd, plan: &Plan, sources: Vec<OwnedFd>) -> Result<(), Refusal> {
     let mut sources: Vec<Option<OwnedFd>> = sources.into_iter().map(Some).collect();
     for step in &plan.steps {
         if *step == Step::ReadOnly("/".into()) {
-            pivot(&tree)?;
+            pivot(root)?;
         }
-        run(&tree, step, &mut sources)?;
+        run(root, step, &mut sources)?;
     }
     Ok(())
 }
@@ -159,11 +171,11 @@ fn link(root: &OwnedFd, path: &Path, target: &Path) -> io::Result<()> {
     Ok(symlinkat(target, &parent, name)?)
 }
 
-fn file(root: &OwnedFd, path: &Path, content: &[u8]) -> io::Result<File> {
+fn file(root: &OwnedFd, path: &Path, content: &[Arc<[u8]>]) -> io::Result<File> {
     let (parent, name) = parent(root, path)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(&parent, name, flags, Mode::from_bits_truncate(0o644))?);
-    file.write_all(content)?;
+    content.iter().try_for_each(|piece| file.write_all(piece))?;
     Ok(file)
 }
 
@@ -171,7 +183,7 @@ fn target(root: &OwnedFd, path: &Path, shape: Shape) -> io::Result<OwnedFd> {
     if shape == Shape::Directory {
         return directory(root, path, 0o755);
     }
-    drop(file(root, path, b"")?);
+    drop(file(root, path, &[])?);
     lookup(root, path)
 }
 

@@ -1,29 +1,35 @@
-//! From a plan to a running init: the supervisor's half and the child's half of making a jail.
+//! Making jails, the supervisor's half; the other half is in [`super::child`].
 //!
 //! ```text
 //! supervisor                                   child (new namespaces)
 //!   clone ------------------------------------->  waits
-//!   identity maps, cgroup, id-mapped mounts
-//!   Go + descriptors -------------------------->  network, root, lockdown
+//!   identity maps, image's mounts
+//!   Prepare + descriptors --------------------->  cgroup, network, the image's part of the root: a blank
+//!   ...
+//!   limits, workspace's mounts
+//!   Become + descriptors ---------------------->  the rest of the root, lockdown
 //!   <------------------------- Ready + listeners  becomes init
 //! ```
+//!
+//! What takes long is the same for all workspaces, so some blanks are made ahead of time. A blank becomes one jail and
+//! is never used again.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::sched::CloneFlags;
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
 
 use super::cgroup::{Cgroups, Controller, Group};
 use super::image::Image;
-use super::init;
 use super::link::Link;
 use super::plan::{AGENT, Places, Plan};
 use super::wire::{JailRequest, Limits, Refusal, Report, Setup, Strength};
-use super::{lockdown, network, root, seccomp};
+use super::{root, seccomp};
 use crate::sys::process::{self, Child, Forked};
 use crate::sys::seccomp::Instruction;
 
@@ -42,9 +48,25 @@ pub struct Jailer {
     /// What can be limited.
     pub cgroups: Cgroups,
     /// The machine's trusted certificates, PEM.
-    pub roots: Vec<u8>,
+    pub(super) roots: Arc<[u8]>,
     /// Whether we have no privileges: one uid, limits only where delegated.
-    pub rootless: bool,
+    pub(super) rootless: bool,
+    pub(super) image: Image,
+    pub(super) plan: Plan,
+    filters: BTreeMap<String, Vec<Instruction>>,
+}
+
+/// A jail that is nobody's yet: namespaces, a network, the image's part of the root.
+#[derive(Debug)]
+pub struct Blank {
+    /// PID 1 of the workspace that it becomes.
+    pub child: Child,
+    /// Its range of uids.
+    pub range: u32,
+    link: Link,
+    group: Group,
+    /// Its user namespace, through whose maps the workspace's files are shown.
+    owners: Option<OwnedFd>,
 }
 
 /// A jail whose init exists and is setting itself up, or has done so.
@@ -52,130 +74,131 @@ pub struct Jailer {
 pub struct Jail {
     /// PID 1 of the workspace.
     pub child: Child,
+    /// Its range of uids.
+    pub range: u32,
     /// Our end of its socket.
     pub link: Link,
     /// What was asked for.
     pub request: JailRequest,
-    group: Group,
+    _group: Group,
 }
 
 impl Jailer {
-    /// Makes the process that will be init, in its own namespaces, with a range of uids (1 to [`RANGES`]).
+    /// Reads what ships with Hands, and looks what of it this machine has.
+    ///
+    /// # Errors
+    /// Data that cannot be used, which a test excludes.
+    pub fn new(places: Places, cgroups: Cgroups, roots: Vec<u8>, rootless: bool) -> Result<Self, Refusal> {
+        let image = Image::built_in("host").map_err(|error| Refusal::new("find the image", error))?;
+        let plan = Plan::of_image(&image, &places);
+        Ok(Self { places, cgroups, roots: roots.into(), rootless, image, plan, filters: BTreeMap::new() })
+    }
+
+    /// Makes a blank in its own namespaces, with a range of uids (1 to [`RANGES`]). It goes on setting itself up when
+    /// this returns.
     ///
     /// # Errors
     /// The step that failed; nothing is left behind then.
-    pub fn begin(&self, request: JailRequest, range: u32) -> Result<Jail, Refusal> {
-        let image = Image::built_in(&request.image).map_err(|error| Refusal::new("find the image", error))?;
-        let filter =
-            seccomp::compile(&request.seccomp).map_err(|error| Refusal::new("compile the filter", error))?;
-        check_volumes(&request)?;
-        self.make_directories(&request)?;
-        let plan = Plan::new(&image, &request, &self.places, &self.roots);
-        let group = self.cgroups.create(request.workspace.as_str(), &request.limits)?;
+    pub fn blank(&self, range: u32) -> Result<Blank, Refusal> {
+        let group = self.cgroups.create(&group_name(range))?;
+        let doors = group.doors()?;
         let (link, inner) = Link::pair().map_err(|error| Refusal::new("make a socket pair", error))?;
         let forked = process::clone_into(namespaces().bits(), None);
         match forked.map_err(|error| Refusal::new("make namespaces (clone3)", error))? {
-            Forked::Child => self.child(inner, &plan, &request, &filter),
+            Forked::Child => self.child(inner),
             Forked::Parent(child) => {
                 drop(inner);
-                let jail = Jail { child, link, request, group };
-                self.release(&jail, &plan, range).inspect_err(|_refusal| jail.kill())?;
-                Ok(jail)
+                let mut blank = Blank { child, range, link, group, owners: None };
+                match self.prepare(&mut blank, &doors) {
+                    Ok(()) => Ok(blank),
+                    Err(refusal) => {
+                        blank.discard();
+                        Err(refusal)
+                    }
+                }
             }
         }
     }
 
     /// Gives the waiting child its identity and everything that only we can open.
-    fn release(&self, jail: &Jail, plan: &Plan, range: u32) -> Result<(), Refusal> {
-        let pid = jail.child.pid;
-        jail.group.admit(pid)?;
+    fn prepare(&self, blank: &mut Blank, doors: &[fs::File]) -> Result<(), Refusal> {
+        let pid = blank.child.pid;
         let write = |file: &str, text: String| {
             let path = format!("/proc/{pid}/{file}");
             fs::write(&path, text)
                 .map_err(|error| Refusal::new("write an identity map", format!("{path}: {error}")))
         };
+        let mut mounts = Vec::new();
         if self.rootless {
             write("setgroups", "deny".into())?;
             write("uid_map", format!("{AGENT} {} 1", nix::unistd::geteuid()))?;
             write("gid_map", format!("{AGENT} {} 1", nix::unistd::getegid()))?;
         } else {
-            let map = format!("0 {} {RANGE}", FIRST_UID + range * RANGE);
+            let map = format!("0 {} {RANGE}", FIRST_UID + blank.range * RANGE);
             write("uid_map", map.clone())?;
             write("gid_map", map)?;
-        }
-        let mut mounts = Vec::new();
-        if !self.rootless {
             let owners = fs::File::open(format!("/proc/{pid}/ns/user"));
             let owners = owners.map_err(|error| Refusal::new("open a user namespace", error))?;
-            let owners = OwnedFd::from(owners);
-            for source in &plan.sources {
-                mounts.push(root::detach(source, Some(&owners))?);
+            blank.owners = Some(owners.into());
+            for source in &self.plan.sources {
+                mounts.push(root::detach(source, None)?);
             }
         }
-        let counter = jail.group.counter();
-        let mut descriptors: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
+        let counter = blank.group.counter();
+        let mut descriptors: Vec<_> = doors.iter().map(AsFd::as_fd).collect();
         descriptors.extend(counter.map(AsFd::as_fd));
-        let go = Setup::Go { counter: counter.is_some() };
-        jail.link.send(&go, &descriptors).map_err(|error| Refusal::new("start init", error))
+        descriptors.extend(mounts.iter().map(AsFd::as_fd));
+        let prepare = Setup::Prepare { groups: doors.len(), counter: counter.is_some() };
+        blank.link.send(&prepare, &descriptors).map_err(|error| Refusal::new("prepare a jail", error))
     }
 
-    /// The child's half. It never returns: it becomes init, or says why not and ends.
-    fn child(&self, link: Link, plan: &Plan, request: &JailRequest, filter: &[Instruction]) -> ! {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let link = alone(link)?;
-            match self.become_init(&link, plan, request, filter) {
-                Ok((ready, listeners, context)) => {
-                    let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-                    link.send(&ready, &listeners).map_err(drop)?;
-                    Ok((link, context))
-                }
-                Err(refusal) => link.send(&Setup::Failed(refusal), &[]).map_err(drop).and(Err(())),
+    /// Whether this can be asked for at all.
+    ///
+    /// # Errors
+    /// What can't be, and why.
+    pub fn check(&mut self, request: &JailRequest) -> Result<(), Refusal> {
+        Image::built_in(&request.image).map_err(|error| Refusal::new("find the image", error))?;
+        check_volumes(request)?;
+        self.cgroups.check(&request.limits)?;
+        if !self.filters.contains_key(&request.seccomp) {
+            let compiled = seccomp::compile(&request.seccomp);
+            let filter = compiled.map_err(|error| Refusal::new("compile the filter", error))?;
+            self.filters.insert(request.seccomp.clone(), filter);
+        }
+        Ok(())
+    }
+
+    /// Makes a blank the jail of a workspace.
+    ///
+    /// # Errors
+    /// The step that failed; the blank is gone then.
+    pub fn begin(&mut self, blank: Blank, request: JailRequest) -> Result<Jail, Refusal> {
+        match self.assign(&blank, &request) {
+            Ok(()) => {
+                let Blank { child, range, link, group, owners: _ } = blank;
+                Ok(Jail { child, range, link, request, _group: group })
             }
-        }));
-        match ended {
-            Ok(Ok((link, context))) => init::run(link, context),
-            _ => process::exit_now(1),
+            Err(refusal) => {
+                blank.discard();
+                Err(refusal)
+            }
         }
     }
 
-    fn become_init(
-        &self,
-        link: &Link,
-        plan: &Plan,
-        request: &JailRequest,
-        filter: &[Instruction],
-    ) -> Result<(Setup, Vec<OwnedFd>, init::Context), Refusal> {
-        let told = link.receive::<Setup>().map_err(|error| Refusal::new("wait for the supervisor", error))?;
-        let (Setup::Go { counter }, mut descriptors) = told else {
-            return Err(Refusal::new("wait for the supervisor", "unexpected message"));
-        };
-        let counter = if counter { descriptors.pop() } else { None };
-        // Only now are we in our cgroup: the namespace shows it as the root.
-        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)
-            .map_err(|e| Refusal::new("unshare the cgroup namespace", e))?;
-        if !self.rootless {
-            use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-            // Until we are somebody in our own namespace, files that we make would belong to nobody.
-            let become_root = setgroups(&[])
-                .and_then(|()| setresgid(Gid::from_raw(0), Gid::from_raw(0), Gid::from_raw(0)))
-                .and_then(|()| setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)));
-            become_root.map_err(|error| Refusal::new("become root inside", error))?;
+    fn assign(&mut self, blank: &Blank, request: &JailRequest) -> Result<(), Refusal> {
+        self.check(request)?;
+        self.make_directories(request)?;
+        self.cgroups.limit_all(&group_name(blank.range), &request.limits)?;
+        let mut mounts = Vec::new();
+        if let Some(owners) = &blank.owners {
+            for source in &Plan::of_workspace(&self.image, request, &self.places, &self.roots).sources {
+                mounts.push(root::detach(source, Some(owners))?);
+            }
         }
-        // After the change of uid, which would clear it.
-        prctl::set_pdeathsig(Signal::SIGKILL)
-            .map_err(|error| Refusal::new("set the parent-death signal", error))?;
-        let captured = network::capture()?;
-        let mounts = if self.rootless {
-            plan.sources.iter().map(|source| root::detach(source, None)).collect::<Result<_, _>>()?
-        } else {
-            descriptors
-        };
-        root::enter(plan, mounts)?;
-        nix::unistd::sethostname("hands").map_err(|error| Refusal::new("set the host name", error))?;
-        let landlock = lockdown::init(&request.limits, filter, self.rootless)?;
-        let ready = Setup::Ready { landlock, ipv6: captured.ipv6 };
-        let context = init::Context { counter: counter.map(fs::File::from), rootless: self.rootless };
-        Ok((ready, captured.listeners, context))
+        let descriptors: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
+        let filter = self.filters.get(&request.seccomp).cloned().unwrap_or_default();
+        let told = Setup::Become { request: Box::new(request.clone()), filter };
+        blank.link.send(&told, &descriptors).map_err(|error| Refusal::new("start init", error))
     }
 
     fn make_directories(&self, request: &JailRequest) -> Result<(), Refusal> {
@@ -233,7 +256,7 @@ impl Jailer {
             "every TCP port and DNS, IPv4 (no IPv6 here)"
         };
         layer("network", Strength::InForce, captured);
-        let mut shown = std::collections::BTreeMap::new();
+        let mut shown = BTreeMap::new();
         let mut limit = |name: &str, value: Option<u64>, held: bool| {
             if let (Some(value), true) = (value, held) {
                 shown.insert(name.to_owned(), value.to_string());
@@ -248,13 +271,45 @@ impl Jailer {
     }
 }
 
+impl Blank {
+    /// Ends it, unused.
+    pub fn kill(&self) {
+        kill(&self.child);
+    }
+
+    /// Ends it and waits until it is gone, so that nothing holds its cgroup any more.
+    pub fn discard(self) {
+        self.kill();
+        if let Err(errno) = waitpid(self.child.pid, None) {
+            tracing::debug!(%errno, "a blank was reaped already");
+        }
+    }
+
+    /// What it has said instead of being ready.
+    pub fn complaint(&self) -> Option<Refusal> {
+        match self.link.try_receive::<Setup>() {
+            Ok((Setup::Failed(refusal), _)) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
 impl Jail {
     /// Ends PID 1, and through it everything inside.
     pub fn kill(&self) {
-        if let Err(error) = process::signal(&self.child.pidfd, libc::SIGKILL) {
-            tracing::debug!(%error, "init had ended already");
-        }
+        kill(&self.child);
     }
+}
+
+fn kill(child: &Child) {
+    if let Err(error) = process::signal(&child.pidfd, libc::SIGKILL) {
+        tracing::debug!(%error, "init had ended already");
+    }
+}
+
+/// By range, not by workspace: the group is there before anybody knows whose it will be.
+fn group_name(range: u32) -> String {
+    format!("jail-{range}")
 }
 
 fn namespaces() -> CloneFlags {
@@ -264,21 +319,6 @@ fn namespaces() -> CloneFlags {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWNET
-}
-
-/// Lets go of everything that was inherited but the link: no descriptor of the supervisor or of another workspace
-/// stays in this process.
-fn alone(link: Link) -> Result<Link, ()> {
-    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(drop)?;
-    let null = fs::File::options().read(true).write(true).open("/dev/null").map_err(drop)?;
-    nix::unistd::dup2_stdin(&null).map_err(drop)?;
-    nix::unistd::dup2_stdout(&null).map_err(drop)?;
-    nix::unistd::dup2_stderr(&null).map_err(drop)?;
-    drop(null);
-    let socket = link.into_socket();
-    process::close_all_but(&[0, 1, 2, socket.as_raw_fd()]).map_err(drop)?;
-    Ok(Link::from_socket(socket))
 }
 
 /// A volume must not cover what the jail itself relies on.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::Id;
 use crate::journal::ExitStatus;
+use crate::sys::seccomp::Instruction;
 
 /// Daemon to supervisor. `id` comes back in the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,10 +226,20 @@ impl Channel {
 /// Supervisor to init while the jail is made, then init's only word before commands come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Setup {
-    /// Identity maps and cgroups are ready. Descriptors: detached mounts, then the out-of-memory counter if any.
-    Go {
-        /// Whether the last descriptor is that counter.
+    /// Identity maps and cgroups are there: become a blank. Descriptors: the `cgroup.procs` files to join, the
+    /// out-of-memory counter if any, the image's detached mounts.
+    Prepare {
+        /// Groups to join.
+        groups: usize,
+        /// Whether there is a counter.
         counter: bool,
+    },
+    /// Become the init of this workspace. Descriptors: its own detached mounts.
+    Become {
+        /// What it is to be.
+        request: Box<JailRequest>,
+        /// The compiled filter of its profile.
+        filter: Vec<Instruction>,
     },
     /// The jail stands. Descriptors: the listeners.
     Ready {

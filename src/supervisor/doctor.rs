@@ -47,8 +47,14 @@ const REMEDIES: &[(&str, &str)] = &[
 pub fn report(state_dir: &Path) -> Vec<Line> {
     let mut lines = vec![kernel(), user_namespaces()];
     let scratch = Scratch::new(state_dir);
-    let jailer = jailer(&scratch.path, !geteuid().is_root());
-    match try_jail(&jailer) {
+    let mut jailer = match jailer(&scratch.path, !geteuid().is_root()) {
+        Ok(jailer) => jailer,
+        Err(refusal) => {
+            lines.push(Line::new("jail", LayerStatus::Missing, refusal.to_string(), "install Hands again"));
+            return lines;
+        }
+    };
+    match try_jail(&mut jailer) {
         Ok(report) => {
             lines.push(Line::new("jail", LayerStatus::InForce, "one was made and ended just now", ""));
             lines.extend(report.layers.into_iter().map(layer));
@@ -100,7 +106,7 @@ fn user_namespaces() -> Line {
     Line::new("user namespaces", LayerStatus::InForce, format!("up to {most}"), "")
 }
 
-fn try_jail(jailer: &Jailer) -> Result<Report, Refusal> {
+fn try_jail(jailer: &mut Jailer) -> Result<Report, Refusal> {
     let request = JailRequest {
         workspace: Id::fresh("doctor"),
         generation: 1,
@@ -110,14 +116,17 @@ fn try_jail(jailer: &Jailer) -> Result<Report, Refusal> {
         limits: Limits::default(),
         seccomp: "default".into(),
     };
-    let jail = jailer.begin(request, 1)?;
+    let blank = jailer.blank(1)?;
+    let jail = jailer.begin(blank, request)?;
     let said = jail.link.receive::<Setup>();
     jail.kill();
     waitpid(jail.child.pid, None).map_err(|errno| Refusal::new("wait for init", errno))?;
     match said.map_err(|error| Refusal::new("make the jail", error))? {
         (Setup::Ready { landlock, ipv6 }, _) => Ok(jailer.report(&Limits::default(), landlock, ipv6)),
         (Setup::Failed(refusal), _) => Err(refusal),
-        (Setup::Go { .. }, _) => Err(Refusal::new("make the jail", "unexpected message")),
+        (Setup::Prepare { .. } | Setup::Become { .. }, _) => {
+            Err(Refusal::new("make the jail", "unexpected message"))
+        }
     }
 }
 

@@ -95,7 +95,11 @@ impl Supervisor {
     fn serve(&mut self, ready: &mut Ready) -> Result<(), Failure> {
         loop {
             self.keep_daemon()?;
-            for event in self.wait()? {
+            let events = self.wait()?;
+            if events.is_empty() && self.has_leisure() {
+                self.jails.refill();
+            }
+            for event in events {
                 match event {
                     Event::Signal => self.signal(),
                     Event::Lifeline => {
@@ -171,7 +175,15 @@ impl Supervisor {
             .collect())
     }
 
+    /// Whether there is work that can wait for a quiet moment.
+    fn has_leisure(&self) -> bool {
+        matches!(self.stage, Stage::Running) && self.jails.lacks_spare()
+    }
+
     fn timeout(&self) -> PollTimeout {
+        if self.has_leisure() {
+            return PollTimeout::ZERO;
+        }
         let until = match self.stage {
             Stage::Running if self.daemon.is_none() => self.due,
             Stage::Draining(until) => until,

@@ -1,6 +1,6 @@
 //! The table of jails: from the daemon's request to the last reaped process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Pid, geteuid};
 
+use super::Failure;
 use super::state_dir::StateDir;
 use crate::id::Id;
 use crate::jail::cgroup::Cgroups;
 use crate::jail::link::LinkError;
 use crate::jail::plan::Places;
-use crate::jail::setup::{Jail, Jailer, RANGES};
+use crate::jail::setup::{Blank, Jail, Jailer, RANGES};
 use crate::jail::wire::{Done, FromSupervisor, JailRequest, Refusal, Report, Setup};
 use crate::sys::process::{Forked, exit_now, fork};
 
@@ -28,15 +29,20 @@ const ROOTS: &[&str] =
 pub(super) struct Jails {
     jailer: Jailer,
     held: BTreeMap<Id, Held>,
+    /// Made ahead of time, oldest first.
+    blanks: VecDeque<Blank>,
+    /// How many blanks there should be.
+    spare: usize,
     free: BTreeSet<u32>,
     next: u32,
-    removals: BTreeSet<Pid>,
+    /// The child that empties the trash, and whether there is more for the next one.
+    removal: Option<Pid>,
+    more_trash: bool,
 }
 
 #[derive(Debug)]
 struct Held {
     jail: Jail,
-    range: u32,
     stage: Stage,
     /// Requests to answer when it is gone.
     waiting: Vec<u64>,
@@ -54,28 +60,64 @@ enum Stage {
 pub(super) type Message = (FromSupervisor, Vec<OwnedFd>);
 
 impl Jails {
-    pub(super) fn new(state: &StateDir) -> Self {
-        let jailer = jailer(&state.path, state.rootless());
+    /// `spare` blanks are made whenever there is nothing else to do.
+    pub(super) fn new(state: &StateDir, spare: usize) -> Result<Self, Failure> {
+        let jailer = jailer(&state.path, state.rootless())
+            .map_err(|refusal| Failure::new("prepare jails", state.path.display(), refusal))?;
         // Whatever an earlier supervisor left in them died with it.
         jailer.cgroups.sweep();
-        let jails =
-            Self { jailer, held: BTreeMap::new(), free: BTreeSet::new(), next: 1, removals: BTreeSet::new() };
-        jails.sweep_trash()
-    }
-
-    fn sweep_trash(mut self) -> Self {
-        for entry in fs::read_dir(self.trash()).into_iter().flatten().flatten() {
-            self.discard(&entry.path());
-        }
-        self
+        let mut jails = Self {
+            jailer,
+            held: BTreeMap::new(),
+            blanks: VecDeque::new(),
+            spare,
+            free: BTreeSet::new(),
+            next: 1,
+            removal: None,
+            more_trash: false,
+        };
+        jails.empty_trash();
+        Ok(jails)
     }
 
     fn trash(&self) -> PathBuf {
         self.jailer.places.state_dir.join("trash")
     }
 
+    /// Whether no process of ours is left.
     pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.held.is_empty() && self.blanks.is_empty()
+    }
+
+    /// Whether there is room for another blank.
+    pub(super) fn lacks_spare(&self) -> bool {
+        self.blanks.len() < self.spare
+    }
+
+    /// Makes one more blank. If that fails no other one is tried ahead of time; whoever needs one learns why.
+    pub(super) fn refill(&mut self) {
+        match self.blank() {
+            Ok(blank) => self.blanks.push_back(blank),
+            Err(refusal) => self.give_up_spares(&refusal),
+        }
+    }
+
+    fn give_up_spares(&mut self, refusal: &Refusal) {
+        tracing::warn!(%refusal, "no jail is made ahead of time any more");
+        self.spare = 0;
+    }
+
+    fn blank(&mut self) -> Result<Blank, Refusal> {
+        let range = self.free.pop_first().unwrap_or(self.next);
+        if range > RANGES {
+            return Err(Refusal::new("start", format!("{RANGES} workspaces run; stop one first")));
+        }
+        self.next = self.next.max(range + 1);
+        let made = self.jailer.blank(range);
+        if made.is_err() {
+            self.free.insert(range);
+        }
+        made
     }
 
     /// Begins a jail; the answer follows when it stands or fell.
@@ -84,22 +126,19 @@ impl Jails {
         if self.held.contains_key(&workspace) {
             return Err(Refusal::new("start", format!("{workspace} runs already")));
         }
-        let range = self.free.pop_first().unwrap_or(self.next);
-        if range > RANGES {
-            return Err(Refusal::new("start", format!("{RANGES} workspaces run; stop one first")));
+        self.jailer.check(&request)?;
+        let blank = match self.blanks.pop_front() {
+            Some(blank) => blank,
+            None => self.blank()?,
+        };
+        let range = blank.range;
+        let begun = self.jailer.begin(blank, request);
+        if begun.is_err() {
+            self.free.insert(range);
         }
-        self.next = self.next.max(range + 1);
-        match self.jailer.begin(request, range) {
-            Ok(jail) => {
-                let held = Held { jail, range, stage: Stage::Starting(id), waiting: Vec::new() };
-                self.held.insert(workspace, held);
-                Ok(())
-            }
-            Err(refusal) => {
-                self.free.insert(range);
-                Err(refusal)
-            }
-        }
+        let jail = begun?;
+        self.held.insert(workspace, Held { jail, stage: Stage::Starting(id), waiting: Vec::new() });
+        Ok(())
     }
 
     /// Ends a jail; true if there is one and the answer follows when it is gone.
@@ -110,8 +149,10 @@ impl Jails {
         true
     }
 
-    pub(super) fn kill_all(&self) {
+    pub(super) fn kill_all(&mut self) {
+        self.spare = 0;
         self.held.values().for_each(|held| held.jail.kill());
+        self.blanks.iter().for_each(Blank::kill);
     }
 
     /// The daemon that asked for these is gone; nobody will use them.
@@ -145,7 +186,9 @@ impl Jails {
                 }
             }
             Ok((Setup::Failed(refusal), _)) => refusal,
-            Ok((Setup::Go { .. }, _)) => Refusal::new("make the jail", "unexpected message"),
+            Ok((Setup::Prepare { .. } | Setup::Become { .. }, _)) => {
+                Refusal::new("make the jail", "unexpected message")
+            }
             Err(error) => Refusal::new("make the jail", error),
         };
         held.stage = Stage::Running { descriptors: Vec::new(), report: Report::default() };
@@ -168,7 +211,15 @@ impl Jails {
 
     /// A child has ended: what to tell the daemon, in order.
     pub(super) fn reaped(&mut self, pid: Pid) -> Vec<Message> {
-        if self.removals.remove(&pid) {
+        if self.removal == Some(pid) {
+            self.removal = None;
+            if std::mem::take(&mut self.more_trash) {
+                self.empty_trash();
+            }
+            return Vec::new();
+        }
+        if let Some(at) = self.blanks.iter().position(|blank| blank.child.pid == pid) {
+            self.blank_ended(at);
             return Vec::new();
         }
         let found = self.held.iter().find(|(_, held)| held.jail.child.pid == pid);
@@ -177,7 +228,7 @@ impl Jails {
         // Its last word may still be in the socket.
         messages.extend(self.heard(&workspace));
         let Some(held) = self.held.remove(&workspace) else { return messages };
-        self.free.insert(held.range);
+        self.free.insert(held.jail.range);
         let generation = held.jail.request.generation;
         // The cgroup goes first, so that a start that follows finds none.
         drop(held.jail);
@@ -185,6 +236,18 @@ impl Jails {
         let answer = |id| (FromSupervisor::Answer { id, result: Ok(Done::Done) }, Vec::new());
         messages.extend(held.waiting.into_iter().map(answer));
         messages
+    }
+
+    /// A blank that ended by itself could not be made.
+    fn blank_ended(&mut self, at: usize) {
+        let Some(blank) = self.blanks.remove(at) else { return };
+        self.free.insert(blank.range);
+        if self.spare > 0 {
+            let complaint = blank.complaint();
+            self.give_up_spares(
+                &complaint.unwrap_or_else(|| Refusal::new("make a jail", "its process ended")),
+            );
+        }
     }
 
     /// Takes a stopped workspace's files out of sight at once; a child deletes them.
@@ -195,18 +258,24 @@ impl Jails {
         let from = self.jailer.places.workspace(workspace);
         let to = self.trash().join(Id::fresh(workspace.as_str()).as_str());
         match fs::rename(&from, &to) {
-            Ok(()) => self.discard(&to),
+            Ok(()) => self.empty_trash(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Refusal::new("remove files", format!("{}: {error}", from.display()))),
         }
         Ok(())
     }
 
-    fn discard(&mut self, path: &Path) {
+    /// One child at a time deletes what is in the trash.
+    fn empty_trash(&mut self) {
+        if self.removal.is_some() {
+            self.more_trash = true;
+            return;
+        }
+        let trash = self.trash();
         match fork() {
-            Ok(Forked::Child) => exit_now(i32::from(remove_tree(path).is_err())),
-            Ok(Forked::Parent(pid)) => drop(self.removals.insert(pid)),
-            Err(error) => tracing::warn!(%error, "files stay in the trash until the next start"),
+            Ok(Forked::Child) => exit_now(i32::from(empty(&trash).is_err())),
+            Ok(Forked::Parent(pid)) => self.removal = Some(pid),
+            Err(error) => tracing::warn!(%error, "files stay in the trash until the next removal"),
         }
     }
 
@@ -217,12 +286,12 @@ impl Jails {
 }
 
 /// What makes jails below a state directory.
-pub(super) fn jailer(state_dir: &Path, rootless: bool) -> Jailer {
+pub(super) fn jailer(state_dir: &Path, rootless: bool) -> Result<Jailer, Refusal> {
     let roots = ROOTS.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default();
     let home = nix::unistd::User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
     let places =
         Places { state_dir: state_dir.to_path_buf(), home: home.unwrap_or_else(|| "/nonexistent".into()) };
-    Jailer { places, cgroups: Cgroups::detect(&instance(state_dir)), roots, rootless }
+    Jailer::new(places, Cgroups::detect(&instance(state_dir)), roots, rootless)
 }
 
 /// A name for this installation's cgroup: the checksum of its state directory.
@@ -252,6 +321,15 @@ fn ready(
 fn channel(jail: &Jail, kept: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
     let control = jail.link.socket().try_clone();
     std::iter::once(control).chain(kept.iter().map(OwnedFd::try_clone)).collect()
+}
+
+/// Deletes every tree in a directory. What one tree is kept by does not keep the others.
+fn empty(trash: &Path) -> io::Result<()> {
+    let mut done = Ok(());
+    for entry in fs::read_dir(trash)? {
+        done = done.and(remove_tree(&entry?.path()));
+    }
+    done
 }
 
 /// Deletes a tree that nobody uses any more. Directories are first moved up beside it, so neither the depth of the
