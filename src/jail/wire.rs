@@ -147,8 +147,19 @@ pub enum Done {
     Started(Report),
     /// Nothing to add.
     Done,
-    /// Descriptor: where the secret can be read.
-    Secret,
+    /// Descriptors: where the secret can be read, and what becomes readable when it changes, if it is watched.
+    Secret(Changes),
+}
+
+/// How a secret may become another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Changes {
+    /// Not as long as the supervisor lives.
+    Never,
+    /// The second descriptor tells.
+    Watched,
+    /// Nobody could tell: it has to be read for each use.
+    Unknown,
 }
 
 /// A request that was not carried out.

@@ -49,20 +49,54 @@ fn ordinary_clients_get_through_with_a_token_that_they_do_not_have() {
 }
 
 #[test]
+fn c_15_a_rotated_secret_counts_with_the_next_request_of_the_same_connection() {
+    check_net(|host, origin| {
+        if !has("curl") {
+            return;
+        }
+        let url = format!("https://{}:{}/v1/models", Origin::NAME, origin.port);
+        // Two requests on one connection; between them the operator replaces the file, then writes over it.
+        host.ok(&["exec", "net", "--", "mkfifo", "-m", "666", "go"]);
+        let script =
+            format!("(echo 'url={url}'; cat go; echo 'url={url}'; cat go; echo 'url={url}') | curl -sS -K -");
+        let mut child = host.hands(&["exec", "net", "--", "sh", "-c", &script]).spawn().expect("exec");
+        for secret in ["second-of-the-rotation", "third-of-the-rotation"] {
+            let before = origin.seen().matches("GET /v1/models").count();
+            let place = host.own().join("token");
+            if secret.starts_with("second") {
+                let beside = host.write("token.new", secret);
+                std::fs::rename(beside, place).expect("rename");
+            } else {
+                std::fs::write(place, secret).expect("write");
+            }
+            host.ok(&["exec", "net", "--", "sh", "-c", "echo > go"]);
+            net(host, &format!("curl -sS {url}"));
+            assert!(origin.seen().contains(secret), "{secret}: {before} requests before");
+        }
+        assert!(child.wait().expect("wait").success());
+        let old = host.write("token", TOKEN);
+        assert!(old.exists());
+    });
+}
+
+#[test]
 fn c_02_the_token_is_nowhere_in_the_sandbox_nor_in_what_hands_writes() {
     check_net(|host, origin| {
         let url = format!("https://{}:{}/v1/models", Origin::NAME, origin.port);
-        net(host, &format!("curl -sS -v {url} > out 2>&1; env > environment"));
-        // The pattern comes through a pipe, so that the search does not find itself.
-        let search = "grep -rlsaF -f /dev/stdin /workspace /home /tmp /dev/shm /etc /run /var /proc/[0-9]*/environ /proc/[0-9]*/cmdline || true";
+        net(host, &format!("curl -sS -v {url} > out 2>&1; env > environment; echo findable > control"));
+        // The patterns come through a pipe, so that the search does not find itself; the second one shows that it works.
+        let search = "cat > /tmp/patterns; grep -rlsaF -f /tmp/patterns --exclude=patterns /workspace /home /tmp /dev/shm \
+                      /etc /run /var /proc/[0-9]*/environ /proc/[0-9]*/cmdline";
         let mut child = host
             .hands(&["exec", "net", "--", "sh", "-c", search])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("exec");
-        std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), TOKEN.as_bytes()).expect("write");
-        assert_eq!(text(&child.wait_with_output().expect("wait").stdout), "", "inside");
+        let patterns = format!("{TOKEN}\nfindable\n");
+        std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), patterns.as_bytes())
+            .expect("write");
+        assert_eq!(text(&child.wait_with_output().expect("wait").stdout), "/workspace/control\n", "inside");
         let mut queue = vec![host.state().to_path_buf(), host.log()];
         while let Some(path) = queue.pop() {
             queue.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
