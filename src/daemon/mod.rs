@@ -62,16 +62,7 @@ async fn serve(socket: OwnedFd) -> Result<()> {
             return Err(error);
         }
     };
-    while let Some(event) = events.recv().await {
-        match event {
-            (FromSupervisor::Running { workspace, generation, report }, descriptors) => {
-                let channel = Channel::from_descriptors(descriptors).context("descriptors of a workspace")?;
-                workspaces.adopt(&workspace, generation, report, channel).await;
-            }
-            (FromSupervisor::Serve, _) => break,
-            (event, _) => early(event, &workspaces).await?,
-        }
-    }
+    take_over(&mut events, &workspaces).await?;
     workspaces.sweep().await;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let admitted = crate::api::PeerPolicy { uids: vec![0, hello.owner] };
@@ -99,15 +90,26 @@ async fn hello(events: &mut Events) -> Result<(Hello, UnixListener)> {
     Ok((hello, listener.into()))
 }
 
-/// Events that may come before all running workspaces have been told.
-async fn early(event: FromSupervisor, workspaces: &Workspaces) -> Result<()> {
-    match event {
-        FromSupervisor::Ended { workspace, generation } => {
-            workspaces.ended(&workspace, generation).await;
-            Ok(())
+/// Workspaces that run already. All at once: each one waits for its init, which may have to wait for a processor.
+async fn take_over(events: &mut Events, workspaces: &Workspaces) -> Result<()> {
+    let (mut adoptions, mut ended) = (Vec::new(), Vec::new());
+    while let Some(event) = events.recv().await {
+        match event {
+            (FromSupervisor::Running { workspace, generation, report }, descriptors) => {
+                let channel = Channel::from_descriptors(descriptors).context("descriptors of a workspace")?;
+                adoptions
+                    .push(async move { workspaces.adopt(&workspace, generation, report, channel).await });
+            }
+            (FromSupervisor::Ended { workspace, generation }, _) => ended.push((workspace, generation)),
+            (FromSupervisor::Serve, _) => break,
+            _ => bail!("unexpected message of the supervisor"),
         }
-        _ => bail!("unexpected message of the supervisor"),
     }
+    futures_util::future::join_all(adoptions).await;
+    for (workspace, generation) in ended {
+        workspaces.ended(&workspace, generation).await;
+    }
+    Ok(())
 }
 
 /// Until it is time to stop.
