@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use hickory_proto::rr::RecordType;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
@@ -128,10 +129,27 @@ struct Explanation<'a> {
     message: String,
 }
 
+#[derive(Debug)]
+struct Kept {
+    text: String,
+    /// The other half of a pair of questions that a resolver asks for one name.
+    twin: Option<RecordType>,
+}
+
 #[derive(Debug, Default)]
 struct Ring {
-    latest: VecDeque<String>,
+    latest: VecDeque<Kept>,
     total: u64,
+}
+
+impl Ring {
+    fn push(&mut self, kept: Kept) {
+        if self.latest.len() == KEPT {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(kept);
+        self.total += 1;
+    }
 }
 
 /// The denials of one workspace, as text for the result of the command that caused them.
@@ -144,16 +162,30 @@ impl Denials {
     /// Counts one denial.
     pub(super) fn add(&self, text: String) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if ring.latest.len() == KEPT {
-            ring.latest.pop_front();
-        }
-        ring.latest.push_back(text);
-        ring.total += 1;
+        ring.push(Kept { text, twin: None });
     }
 
-    /// How many there have been.
+    /// Counts one denied question. A resolver asks for both kinds of address at once, which is one denial of one name.
+    pub(super) fn add_question(&self, kind: RecordType, text: String) {
+        let twin = match kind {
+            RecordType::A => Some(RecordType::AAAA),
+            RecordType::AAAA => Some(RecordType::A),
+            _ => None,
+        };
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        match ring.latest.iter_mut().find(|kept| kept.twin == Some(kind) && kept.text == text) {
+            Some(kept) => kept.twin = None,
+            None => ring.push(Kept { text, twin }),
+        }
+    }
+
+    /// How many there have been. What is asked from now on is no half of a pair from before.
     pub(super) fn mark(&self) -> u64 {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner).total
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        for kept in &mut ring.latest {
+            kept.twin = None;
+        }
+        ring.total
     }
 
     /// The kept texts of those since `mark`, each text once, and the number of all since then.
@@ -162,7 +194,7 @@ impl Denials {
         let count = ring.total.saturating_sub(mark);
         let kept = usize::try_from(count).unwrap_or(usize::MAX).min(ring.latest.len());
         let mut texts: Vec<String> = Vec::new();
-        for text in ring.latest.iter().skip(ring.latest.len() - kept) {
+        for Kept { text, .. } in ring.latest.iter().skip(ring.latest.len() - kept) {
             if !texts.contains(text) {
                 texts.push(text.clone());
             }
