@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use hickory_proto::rr::RecordType;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use super::audit::{AuditError, Facts};
@@ -20,6 +21,12 @@ const KEPT: usize = 64;
 
 const DENIED: HeaderName = HeaderName::from_static("x-hands-denied");
 const FAILED: HeaderName = HeaderName::from_static("x-hands-failed");
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE_NAME: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What is escaped in a `grpc-message`.
+const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Why a request gets no answer from its origin.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +97,52 @@ impl Refusal {
     }
 
     /// What the client is told about a request to `about`.
-    pub(super) fn response(&self, about: &Facts) -> Response<Body> {
-        let (error, header) = match self {
-            Self::Denied(_) => ("egress_denied", DENIED),
-            Self::Request(_) => ("egress_refused", DENIED),
-            _ => ("egress_failed", FAILED),
+    pub(super) fn response(&self, about: &Facts, language: Language) -> Response<Body> {
+        match language {
+            // What a client must do elsewhere is told by the protocol itself, to gRPC too.
+            Language::Grpc if self.status() != StatusCode::MISDIRECTED_REQUEST => self.as_grpc(),
+            _ => self.as_json(about),
+        }
+    }
+
+    /// The code that stands for the refusal in gRPC: `PERMISSION_DENIED` where nothing but the policy is in the way.
+    fn grpc_code(&self) -> u8 {
+        match self.status() {
+            StatusCode::FORBIDDEN => 7,
+            StatusCode::TOO_MANY_REQUESTS => 8,
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => 12,
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
+            _ => 3,
+        }
+    }
+
+    /// An answer of trailers only, as the gRPC protocol over HTTP/2 has it.
+    fn as_grpc(&self) -> Response<Body> {
+        let text = format!("{} ({}): {}", self, self.reason(), self.remedy());
+        let message = utf8_percent_encode(&text, GRPC_MESSAGE).to_string();
+        let mut response = Response::new(full(Bytes::new()));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(self.grpc_code())));
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            headers.insert(GRPC_MESSAGE_NAME, message);
+        }
+        headers.insert(self.header(), HeaderValue::from_static(self.reason()));
+        response
+    }
+
+    const fn header(&self) -> HeaderName {
+        match self {
+            Self::Denied(_) | Self::Request(_) => DENIED,
+            _ => FAILED,
+        }
+    }
+
+    fn as_json(&self, about: &Facts) -> Response<Body> {
+        let error = match self {
+            Self::Denied(_) => "egress_denied",
+            Self::Request(_) => "egress_refused",
+            _ => "egress_failed",
         };
         let explanation = Explanation {
             error,
@@ -111,8 +159,23 @@ impl Refusal {
         let mut response = Response::new(full(Bytes::from(text)));
         *response.status_mut() = self.status();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response.headers_mut().insert(header, HeaderValue::from_static(self.reason()));
+        response.headers_mut().insert(self.header(), HeaderValue::from_static(self.reason()));
         response
+    }
+}
+
+/// In which words a client understands a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Language {
+    Json,
+    Grpc,
+}
+
+impl Language {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let is_grpc = kind.is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        if is_grpc && request.version() == Version::HTTP_2 { Self::Grpc } else { Self::Json }
     }
 }
 

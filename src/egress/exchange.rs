@@ -4,16 +4,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, Version, request};
+use http::{Response, Version, request};
 use hyper::body::Incoming;
 
 use super::audit::{Facts, Kind, Open, Outcome};
 use super::body::{Body, Followed, Progress};
 use super::denial::Refusal;
 use super::inject;
+use super::outgoing::Outgoing;
 use super::outlet::Outlet;
 use super::request::{Canonical, Site, remove_hop_by_hop};
-use super::upstream::{Lease, Route, UpstreamError};
+use super::upstream::{Lease, Route};
 use crate::policy::Permit;
 
 /// The end of an exchange whose client went away.
@@ -39,7 +40,7 @@ pub(super) async fn prepare(
     facts.rule = Some(permit.rule().to_owned());
     facts.credential = permit.credential().map(str::to_owned);
     inject::apply(&permit, &outlet.vault, &mut request).await?;
-    let route = outlet.upstream.route(&permit).await?;
+    let route = outlet.upstream.route(&permit, request.protocol).await?;
     facts.address = route.address();
     Ok(Prepared { request, permit, route })
 }
@@ -54,10 +55,9 @@ pub(super) async fn perform(
     let Prepared { request, permit, route } = prepared;
     let open = outlet.trail.allow(Kind::Request, facts)?;
     let mut running = Running::new(open);
-    let repeatable = request.is_idempotent();
-    let sent = match outgoing(request, body, running.sent.clone()) {
-        Ok(outgoing) => outlet.upstream.send(&permit, route, outgoing, repeatable).await,
-        Err(error) => Err(error),
+    let sent = match Outgoing::new(request, body, running.sent.clone()) {
+        Ok(outgoing) => outlet.upstream.send(&permit, route, outgoing).await,
+        Err(error) => Err(error.into()),
     };
     match sent {
         Ok((response, lease)) => Ok(incoming(response, lease, running)),
@@ -72,22 +72,6 @@ pub(super) async fn perform(
             Err(refusal)
         }
     }
-}
-
-/// The upstream's request, written from the canonical one and nothing else.
-fn outgoing(request: Canonical, body: Incoming, sent: Progress) -> Result<Request<Body>, UpstreamError> {
-    let target = match &request.query {
-        Some(query) => format!("{}?{query}", request.path.as_str()),
-        None => request.path.as_str().to_owned(),
-    };
-    let host = HeaderValue::from_str(&request.site.authority()).map_err(http::Error::from)?;
-    let mut outgoing = Request::builder()
-        .method(request.method)
-        .uri(target)
-        .header(header::HOST, host)
-        .body(Followed::new(body, sent, |_| ()).boxed())?;
-    outgoing.headers_mut().extend(request.headers);
-    Ok(outgoing)
 }
 
 /// The client's answer: the origin's without what concerns one hop or invites to leave this path.

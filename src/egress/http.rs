@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::audit::{Facts, Kind};
 use super::body::Body;
-use super::denial::Refusal;
+use super::denial::{Language, Refusal};
 use super::exchange::{perform, prepare};
 use super::framing::HEAD_LIMIT;
 use super::head::StrictReader;
@@ -49,21 +49,25 @@ fn facts_of(site: &Site) -> Facts {
 }
 
 /// The whole way of one request: parse, judge, credential, route, record, send.
-async fn answer(outlet: &Arc<Outlet>, site: &Site, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(outlet: &Arc<Outlet>, site: &Site, request: Request<Incoming>) -> Response<Body> {
     let mut facts = Facts { method: Some(request.method().to_string()), ..facts_of(site) };
+    let language = Language::of(&request);
     let (head, body) = request.into_parts();
     let prepared = match prepare(outlet, site, head, &mut facts).await {
         Ok(prepared) => prepared,
-        Err(refusal) => return refuse(outlet, site, &refusal, facts),
+        Err(refusal) => {
+            let facts = recorded(outlet, site, &refusal, facts);
+            return refusal.response(&facts, language);
+        }
     };
     match perform(outlet, prepared, body, &facts).await {
         Ok(response) => response,
-        Err(refusal) => refusal.response(&facts),
+        Err(refusal) => refusal.response(&facts, language),
     }
 }
 
-/// Records and explains a request that does not go out.
-fn refuse(outlet: &Outlet, site: &Site, refusal: &Refusal, facts: Facts) -> Response<Body> {
+/// Records a request that does not go out; what is recorded is what is told.
+fn recorded(outlet: &Outlet, site: &Site, refusal: &Refusal, facts: Facts) -> Facts {
     let rule = match refusal {
         Refusal::Denied(denial) => denial.rule.clone(),
         _ => facts.rule.clone(),
@@ -78,5 +82,5 @@ fn refuse(outlet: &Outlet, site: &Site, refusal: &Refusal, facts: Facts) -> Resp
     } else {
         outlet.fail(Kind::Request, &facts, refusal.status());
     }
-    refusal.response(&facts)
+    facts
 }

@@ -6,15 +6,15 @@
 //!  resolver  ───────────► │ dns_server → dns → names    │   answers with synthetic addresses
 //!              captured   ├─────────────────────────────┤
 //!  program   ───────────► │ capture → connection ─┬─► tunnel ──────────────┐
-//!                         │             │ (hello)  └─► intercept (TLS ends) │
-//!                         │             ▼                  │               │
-//!                         │           http ◄───────────────┘               │
+//!                         │             │ (hello)  └─► intercept (TLS ends, │
+//!                         │             ▼             as `spoken` tells)    │
+//!                         │      http, http2 ◄─────────────┘               │
 //!                         │  request: one canonical request                │
 //!                         │  policy::decide ─► Permit                      │
 //!                         │  inject: its credential                        │
 //!                         │  resolve: its checked addresses                │
 //!                         │  audit: one line, or nothing goes out          ▼
-//!                         │  exchange ─► upstream (pool, dial, trust) ───────────► TLS, verified
+//!                         │  exchange ─► upstream (pool, open, trust) ───────────► TLS, verified
 //!                         └─────────────────────────────┘
 //! ```
 //!
@@ -35,14 +35,18 @@ mod framing;
 mod head;
 mod hello;
 mod http;
+mod http2;
 mod inject;
 mod intercept;
 mod names;
+mod open;
+mod outgoing;
 mod outlet;
 mod pool;
 mod request;
 mod resolve;
 mod settings;
+mod spoken;
 mod trust;
 mod tunnel;
 mod upstream;
@@ -198,7 +202,7 @@ impl Egress {
             denials: Arc::new(Denials::default()),
             upstream: Upstream::new(
                 self.outside.clone(),
-                trust::separate_sessions(&self.tls),
+                &trust::separate_sessions(&self.tls),
                 shutdown.clone(),
             ),
             vault: self.vault.clone(),

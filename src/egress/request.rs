@@ -1,9 +1,10 @@
 //! The one canonical request: what the policy judges, the audit records and the upstream bytes are made from.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, StatusCode, Version, request};
 
+use super::pool::Protocol;
 use crate::policy::{self, Host, Path, PathError, Scheme};
 
 /// Headers that belong to one hop (RFC 9110, section 7.6.1), and `Expect`, which the server's side has answered.
@@ -35,7 +36,7 @@ impl Site {
         }
     }
 
-    fn scheme_name(&self) -> &'static str {
+    pub(super) fn scheme_name(&self) -> &'static str {
         match self.scheme {
             Scheme::Https => "https",
             Scheme::Http => "http",
@@ -56,7 +57,7 @@ pub(super) enum RequestError {
     Method(Method),
     #[error("WebSocket is not served yet")]
     Upgrade,
-    #[error("the request has no Host header, or several")]
+    #[error("the request names no host, or has several Host headers")]
     HostCount,
     #[error("the authority {0:?} is no host and port")]
     Authority(String),
@@ -95,7 +96,7 @@ impl RequestError {
         match self {
             Self::Method(_) | Self::Upgrade => "use an ordinary HTTP request",
             Self::Misdirected { .. } | Self::Scheme(_) => "open a connection for this host and port",
-            _ => "send a well-formed HTTP/1.1 request",
+            _ => "send a well-formed HTTP request",
         }
     }
 }
@@ -109,6 +110,10 @@ pub(super) struct Canonical {
     pub(super) query: Option<String>,
     /// End-to-end headers only; without Host and framing, which are made anew.
     pub(super) headers: HeaderMap,
+    /// What the client speaks.
+    pub(super) protocol: Protocol,
+    /// Whether the client takes trailers; an origin of gRPC insists on it.
+    pub(super) trailers: bool,
 }
 
 impl Canonical {
@@ -122,8 +127,11 @@ impl Canonical {
         check_target(&head, site)?;
         let path = Path::parse(head.uri.path())?;
         let query = head.uri.query().map(str::to_owned);
-        let headers = end_to_end(head.headers)?;
-        Ok(Self { site: site.clone(), method: head.method, path, query, headers })
+        let protocol = if head.version == Version::HTTP_2 { Protocol::Http2 } else { Protocol::Http1 };
+        let trailers = head.headers.get(header::TE).is_some_and(|value| value == "trailers");
+        let mut headers = end_to_end(head.headers)?;
+        join_cookies(&mut headers);
+        Ok(Self { site: site.clone(), method: head.method, path, query, headers, protocol, trailers })
     }
 
     /// As the policy sees it.
@@ -155,8 +163,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), RequestError> {
 
 /// An offer of another HTTP version may be ignored; a WebSocket client needs to hear that it gets none.
 fn check_upgrade(headers: &HeaderMap) -> Result<(), RequestError> {
-    let is_websocket =
-        |value: &http::HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"websocket");
+    let is_websocket = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"websocket");
     if headers.get_all(header::UPGRADE).iter().any(is_websocket) {
         Err(RequestError::Upgrade)
     } else {
@@ -173,6 +180,7 @@ fn check_target(head: &request::Parts, site: &Site) -> Result<(), RequestError> 
             check_authority(text, site)?;
         }
         (None, _) if head.version == Version::HTTP_10 => {}
+        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_some() => {}
         _ => return Err(RequestError::HostCount),
     }
     if let Some(scheme) = head.uri.scheme_str()
@@ -220,6 +228,16 @@ fn end_to_end(mut headers: HeaderMap) -> Result<HeaderMap, RequestError> {
         headers.remove(name);
     }
     Ok(headers)
+}
+
+/// HTTP/2 may send a cookie in pieces, which is one header elsewhere (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Takes the headers of one hop out of a message of either direction.

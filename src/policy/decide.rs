@@ -54,6 +54,8 @@ pub enum Treatment {
         tls: bool,
         /// Cleartext HTTP is admitted.
         cleartext: bool,
+        /// Leave to connect, and to send nothing: each request needs its own.
+        permit: Permit,
     },
     /// TLS goes through unread, if the handshake names the same host.
     TlsPassthrough(Permit),
@@ -113,7 +115,8 @@ impl Policy {
             None | Some(Protocol::Https) if search.matched.is_empty() => Err(search.refusal(host, *port)),
             None | Some(Protocol::Https) => {
                 let cleartext = search.matched.iter().any(|(_, rule)| rule.cleartext);
-                Ok(Treatment::Inspect { tls: true, cleartext })
+                let permit = search.permit(Scheme::Https, host, *port)?;
+                Ok(Treatment::Inspect { tls: true, cleartext, permit })
             }
             Some(Protocol::TlsPassthrough) => {
                 search.permit(Scheme::Https, host, *port).map(Treatment::TlsPassthrough)

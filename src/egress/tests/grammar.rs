@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::egress::framing::{Expected, FramingError};
 use crate::egress::head::StrictReader;
-use crate::egress::hello::{HelloError, Opening, peek};
+use crate::egress::hello::{HelloError, Offered, Opening, peek};
 
 fn judge(head: &str) -> Result<Option<(usize, Expected)>, FramingError> {
     Expected::Head.advance(head.as_bytes(), 0)
@@ -136,7 +136,8 @@ async fn peeked(bytes: &[u8], segment: usize) -> Result<Opening, HelloError> {
 
 #[tokio::test]
 async fn h_16_a_hello_in_one_byte_segments_is_read() {
-    let expected = Opening::Tls { server_name: Some("a.example".to_owned()), encrypted: false };
+    let offered = Offered { http1: true, http2: false };
+    let expected = Opening::Tls { server_name: Some("a.example".to_owned()), encrypted: false, offered };
     assert_eq!(peeked(&hello(&[]), 1).await.unwrap(), expected);
     assert_eq!(peeked(b"GET / HTTP/1.1\r\n", 1).await.unwrap(), Opening::Http);
 }

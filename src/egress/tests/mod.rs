@@ -1,7 +1,9 @@
 //! Tests of the way out on loopback, with real TLS origins and no internet.
 
 mod client;
+mod frames;
 mod grammar;
+mod http2;
 mod interception;
 mod names;
 mod origin;
