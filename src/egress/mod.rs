@@ -50,6 +50,7 @@ mod spoken;
 mod trust;
 mod tunnel;
 mod upstream;
+mod websocket;
 
 #[cfg(test)]
 mod tests;

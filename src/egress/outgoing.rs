@@ -9,6 +9,7 @@ use hyper::body::{Body as _, Incoming};
 use super::body::{Body, Followed, Progress, full};
 use super::pool::Protocol;
 use super::request::Canonical;
+use super::websocket;
 
 /// A request for an origin.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ struct Wearing {
     scheme: &'static str,
     authority: String,
     trailers: bool,
+    websocket: bool,
 }
 
 /// Everything of an [`Outgoing`] but its request, which is away.
@@ -51,8 +53,12 @@ impl Outgoing {
         };
         let authority = canonical.site.authority();
         let idempotent = canonical.is_idempotent();
-        let wearing =
-            Wearing { scheme: canonical.site.scheme_name(), authority, trailers: canonical.trailers };
+        let wearing = Wearing {
+            scheme: canonical.site.scheme_name(),
+            authority,
+            trailers: canonical.trailers,
+            websocket: canonical.websocket,
+        };
         let mut request = Request::builder()
             .method(canonical.method)
             .uri(target)
@@ -74,6 +80,11 @@ impl Outgoing {
         Some(self.without_request().with(copy))
     }
 
+    /// Whether the origin may answer with 101.
+    pub(super) const fn may_switch(&self) -> bool {
+        self.wearing.websocket
+    }
+
     pub(super) fn without_request(&self) -> Undressed {
         Undressed { wearing: self.wearing.clone(), idempotent: self.idempotent, asked: self.asked }
     }
@@ -89,6 +100,9 @@ impl Outgoing {
                 *request.uri_mut() = Uri::builder().path_and_query(target).build()?;
                 request.headers_mut().insert(header::HOST, HeaderValue::from_str(&wearing.authority)?);
                 request.headers_mut().remove(header::TE);
+                if wearing.websocket {
+                    websocket::announce(request.headers_mut());
+                }
             }
             Protocol::Http2 => {
                 *request.version_mut() = Version::HTTP_2;

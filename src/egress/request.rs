@@ -5,6 +5,7 @@ use http::uri::Authority;
 use http::{Method, StatusCode, Version, request};
 
 use super::pool::Protocol;
+use super::websocket::Wish;
 use crate::policy::{self, Host, Path, PathError, Scheme};
 
 /// Headers that belong to one hop (RFC 9110, section 7.6.1), and `Expect`, which the server's side has answered.
@@ -55,8 +56,8 @@ impl Site {
 pub(super) enum RequestError {
     #[error("{0} is not served: send an ordinary request")]
     Method(Method),
-    #[error("WebSocket is not served yet")]
-    Upgrade,
+    #[error("the WebSocket handshake is malformed, or bytes came before its answer")]
+    WebSocket,
     #[error("the request names no host, or has several Host headers")]
     HostCount,
     #[error("the authority {0:?} is no host and port")]
@@ -77,7 +78,6 @@ impl RequestError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Upgrade => StatusCode::NOT_IMPLEMENTED,
             Self::Misdirected { .. } | Self::Scheme(_) => StatusCode::MISDIRECTED_REQUEST,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -86,7 +86,7 @@ impl RequestError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Method(_) => "method_not_served",
-            Self::Upgrade => "upgrade_not_served",
+            Self::WebSocket => "malformed_websocket",
             Self::Misdirected { .. } | Self::Scheme(_) => "misdirected",
             _ => "ambiguous_request",
         }
@@ -94,7 +94,8 @@ impl RequestError {
 
     pub(super) fn remedy(&self) -> &'static str {
         match self {
-            Self::Method(_) | Self::Upgrade => "use an ordinary HTTP request",
+            Self::Method(_) => "use an ordinary HTTP request",
+            Self::WebSocket => "begin a WebSocket as RFC 6455 says, and wait for the answer",
             Self::Misdirected { .. } | Self::Scheme(_) => "open a connection for this host and port",
             _ => "send a well-formed HTTP request",
         }
@@ -114,6 +115,8 @@ pub(super) struct Canonical {
     pub(super) protocol: Protocol,
     /// Whether the client takes trailers; an origin of gRPC insists on it.
     pub(super) trailers: bool,
+    /// Whether it asks for a WebSocket.
+    pub(super) websocket: bool,
 }
 
 impl Canonical {
@@ -123,7 +126,11 @@ impl Canonical {
             return Err(RequestError::Method(head.method));
         }
         check_framing(&head.headers)?;
-        check_upgrade(&head.headers)?;
+        let websocket = match Wish::of(&head) {
+            Wish::Plain => false,
+            Wish::WebSocket => true,
+            Wish::Malformed => return Err(RequestError::WebSocket),
+        };
         check_target(&head, site)?;
         let path = Path::parse(head.uri.path())?;
         let query = head.uri.query().map(str::to_owned);
@@ -131,7 +138,8 @@ impl Canonical {
         let trailers = head.headers.get(header::TE).is_some_and(|value| value == "trailers");
         let mut headers = end_to_end(head.headers)?;
         join_cookies(&mut headers);
-        Ok(Self { site: site.clone(), method: head.method, path, query, headers, protocol, trailers })
+        let (site, method) = (site.clone(), head.method);
+        Ok(Self { site, method, path, query, headers, protocol, trailers, websocket })
     }
 
     /// As the policy sees it.
@@ -142,6 +150,7 @@ impl Canonical {
             port: self.site.port,
             method: self.method.as_str(),
             path: &self.path,
+            websocket: self.websocket,
         }
     }
 
@@ -158,16 +167,6 @@ fn check_framing(headers: &HeaderMap) -> Result<(), RequestError> {
         (0 | 1, None, _) => Ok(()),
         (0, Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
         _ => Err(RequestError::Framing),
-    }
-}
-
-/// An offer of another HTTP version may be ignored; a WebSocket client needs to hear that it gets none.
-fn check_upgrade(headers: &HeaderMap) -> Result<(), RequestError> {
-    let is_websocket = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"websocket");
-    if headers.get_all(header::UPGRADE).iter().any(is_websocket) {
-        Err(RequestError::Upgrade)
-    } else {
-        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use super::outgoing::Outgoing;
 use super::pool::{Connection, Key, Pool, Protocol, Sender};
 use super::resolve::{Addresses, Checked};
 use super::spoken::Spoken;
+use super::websocket;
 use crate::policy::{Denial, Permit};
 use crate::shutdown::Shutdown;
 
@@ -192,12 +193,13 @@ impl Upstream {
         outgoing: Outgoing,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         let copy = outgoing.repeatable();
-        let asked = outgoing.asked;
+        let wish = (outgoing.asked, outgoing.may_switch());
+        let (asked, _) = wish;
         let (addresses, outgoing) = match route {
             Route::Fresh(addresses) => (addresses, outgoing),
             Route::Pooled(mut connection) => {
                 let again = match try_pooled(&mut connection, outgoing).await {
-                    Ok(response) => return self.received(permit, response, (connection, asked)),
+                    Ok(response) => return self.received(permit, response, connection, wish),
                     Err(Failed::Unsent(outgoing)) => *outgoing,
                     Err(Failed::Sent(cause)) => copy.ok_or_else(|| http_error(permit, cause))?,
                     Err(Failed::Build(error)) => return Err(error.into()),
@@ -211,16 +213,18 @@ impl Upstream {
             Sender::Http1(sender) => sender.send_request(request).await,
             Sender::Http2(shared) => shared.sender.send_request(request).await,
         };
-        self.received(permit, response.map_err(|cause| http_error(permit, cause))?, (connection, asked))
+        self.received(permit, response.map_err(|cause| http_error(permit, cause))?, connection, wish)
     }
 
     fn received(
         &self,
         permit: &Permit,
         response: Response<Incoming>,
-        (connection, asked): (Connection, Protocol),
+        connection: Connection,
+        (asked, may_switch): (Protocol, bool),
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !(may_switch && websocket::is_accepted(response.headers())) {
             return Err(UpstreamError::Switched(permit.host().to_string()));
         }
         Ok((response, Lease { pool: self.pool.clone(), key: Key::of(permit, asked), connection }))

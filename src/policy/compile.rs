@@ -121,6 +121,7 @@ impl Problems {
             credential: rule.credential.map(|name| name.value),
             cleartext,
             private: rule.private.is_some_and(|flag| flag.value),
+            websocket: rule.websocket.is_none_or(|effect| effect.value == Effect::Allow),
         }
     }
 
@@ -131,6 +132,7 @@ impl Problems {
         let credential = rule.credential.as_ref().map(|name| name.referenced);
         let cleartext = rule.cleartext.as_ref().map(|flag| flag.referenced);
         let private = rule.private.as_ref().map(|flag| flag.referenced);
+        let websocket = rule.websocket.as_ref().map(|effect| effect.referenced);
         let given = rule.protocol.as_ref().map(|protocol| protocol.referenced);
         let deny = (rule.effect == Effect::Deny).then_some("effect: deny");
         let raw = match protocol {
@@ -146,6 +148,7 @@ impl Problems {
             ("private", private, deny),
             ("methods", methods, raw),
             ("paths", paths, raw),
+            ("websocket", websocket, deny.or(raw)),
         ];
         for (key, at, with) in table {
             if let (Some(at), Some(with)) = (at, with) {

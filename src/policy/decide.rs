@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The path.
     pub path: &'a Path,
+    /// Whether it asks for a WebSocket, whose bytes then go unread.
+    pub websocket: bool,
 }
 
 /// What happens to a connection that some rule could allow.
@@ -132,7 +134,7 @@ impl Policy {
     /// # Errors
     /// A deny rule matches, or no allow rule does.
     pub fn decide(&self, request: &Request<'_>) -> Result<Permit, Denial> {
-        let Request { scheme, host, port, method, path } = *request;
+        let Request { scheme, host, port, method, path, websocket } = *request;
         let about = |denial: Denial| Denial {
             method: Some(method.to_owned()),
             path: Some(path.as_str().to_owned()),
@@ -154,6 +156,7 @@ impl Policy {
                 () if scheme == Scheme::Http && !rule.cleartext => Stage::Cleartext,
                 () if !rule.has_method(method) => Stage::Method,
                 () if !rule.has_path(path) => Stage::Path,
+                () if websocket && !rule.websocket => Stage::WebSocket,
                 () => Stage::Allowed,
             };
             search.see(rule, host, at);
@@ -206,6 +209,7 @@ enum Stage {
     Cleartext,
     Method,
     Path,
+    WebSocket,
     Allowed,
 }
 
@@ -250,6 +254,7 @@ impl<'a> Search<'a> {
             Stage::Cleartext => Reason::NoRuleForCleartext,
             Stage::Method => Reason::NoRuleForMethod,
             Stage::Path => Reason::NoRuleForPath,
+            Stage::WebSocket => Reason::NoRuleForWebSocket,
         };
         refusal(self.nearest, reason, host, port)
     }

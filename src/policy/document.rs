@@ -97,6 +97,8 @@ pub(super) struct Rule {
     #[serde(default, deserialize_with = "given")]
     pub(super) protocol: Option<Spanned<Protocol>>,
     #[serde(default, deserialize_with = "given")]
+    pub(super) websocket: Option<Spanned<Effect>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) rate: Option<Spanned<serde::de::IgnoredAny>>,
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Rule {
     pub(super) credential: Option<String>,
     pub(super) cleartext: bool,
     pub(super) private: bool,
+    /// Whether a request that it allows may become a WebSocket.
+    pub(super) websocket: bool,
 }
 
 impl Rule {

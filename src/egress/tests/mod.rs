@@ -12,3 +12,4 @@ mod resolver;
 mod rig;
 mod treatment;
 mod upstreams;
+mod websocket;

@@ -51,8 +51,8 @@ pub(super) struct Origin {
     pub(super) address: SocketAddr,
     /// The certificate of its authority, for `roots`.
     pub(super) root: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    connections: Arc<AtomicUsize>,
+    pub(super) seen: Arc<Mutex<Vec<Seen>>>,
+    pub(super) connections: Arc<AtomicUsize>,
 }
 
 impl Origin {

@@ -78,6 +78,7 @@ fn y_03_a_key_without_a_value_is_no_absence() {
         "private",
         "protocol",
         "rate",
+        "websocket",
         "effect",
     ] {
         for nothing in ["", " ~", " null"] {
@@ -98,7 +99,7 @@ fn y_03_keys_without_meaning_are_refused_together() {
     let column =
         |rule: &str, key: &str| 8 + rule.find(key).expect("the key") + key.find(' ').expect("a value");
     for protocol in ["tcp", "tls-passthrough"] {
-        for key in ["credential: c", "methods: [GET]", "paths: [/x]", "cleartext: true"] {
+        for key in ["credential: c", "methods: [GET]", "paths: [/x]", "cleartext: true", "websocket: deny"] {
             let rule =
                 format!("{{ name: a, hosts: [x.example], ports: [443], {key}, protocol: {protocol} }}");
             check_rule(&rule, column(&rule, key), &format!("protocol: {protocol}"));
