@@ -38,6 +38,7 @@ mod http;
 mod http2;
 mod inject;
 mod intercept;
+mod ledger;
 mod names;
 mod open;
 mod outgoing;
@@ -50,6 +51,7 @@ mod spoken;
 mod trust;
 mod tunnel;
 mod upstream;
+mod verify;
 mod websocket;
 
 #[cfg(test)]
@@ -63,14 +65,16 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-pub use self::audit::{Audit, AuditError, FILE_NAME as AUDIT_FILE_NAME};
+pub use self::audit::{Audit, AuditError};
 pub use self::authority::{AuthorityError, CertificateAuthority};
 pub use self::dial::ProxySettingsError;
 pub use self::inject::Vault;
+pub use self::ledger::FILE_NAME as AUDIT_FILE_NAME;
 pub use self::names::Remember;
 pub use self::resolve::ResolveSettingsError;
 pub use self::settings::Settings;
 pub use self::trust::TrustError;
+pub use self::verify::{Fault, Finding, Report, verify};
 
 use self::audit::Trail;
 use self::authority::Leaves;

@@ -194,3 +194,24 @@ fn h_22_curl_speaks_http2_to_an_origin_that_does_and_its_streams_are_judged() {
         assert_eq!(net(host, &upload).trim(), "same");
     });
 }
+
+#[test]
+fn o_03_a_changed_audit_log_is_found_by_its_line() {
+    check_net(|host, origin| {
+        net(host, &format!("curl -sS https://{}:{}/v1/models", Origin::NAME, origin.port));
+        assert!(host.ok(&["audit", "verify"]).starts_with("whole: "));
+        let log = host.state().join("audit").join("audit.jsonl");
+        let changed = std::fs::read_to_string(&log).expect("log").replacen("api-read", "api-none", 1);
+        std::fs::write(&log, changed).expect("write");
+        let told = host.output(&["audit", "verify"]);
+        assert_eq!(told.status.code(), Some(1));
+        let told = text(&told.stdout);
+        assert!(
+            told.contains("audit.jsonl:") && told.contains("was changed") && told.contains("NOT whole"),
+            "{told}"
+        );
+        let json = host.output(&["audit", "verify", "-o", "json"]).stdout;
+        let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(json["findings"][0]["fault"], "changed");
+    });
+}

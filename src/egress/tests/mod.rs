@@ -5,6 +5,7 @@ mod frames;
 mod grammar;
 mod http2;
 mod interception;
+mod ledger;
 mod names;
 mod origin;
 mod records;
