@@ -8,6 +8,7 @@ use serde_saphyr::{Location, Spanned};
 use super::Policy;
 use super::document::{self, Document, Effect, Protocol};
 use super::error::{Fault, PolicyError, Problem};
+use super::index::Index;
 use super::limits::{self, Limits, ProcessRights, QuantityError};
 use super::path::PathPattern;
 use super::pattern::HostPattern;
@@ -70,16 +71,15 @@ impl Problems {
             }
             rules.push(Arc::new(self.rule(rule)));
         }
-        rules.sort_by(|a, b| a.name.cmp(&b.name));
         let limits = self.limits(document.limits);
         let process = self.process(document.process);
-        Policy { limits, process, mode: document.egress.mode, rules }
+        Policy { limits, process, mode: document.egress.mode, rules: Index::new(rules) }
     }
 
     /// The rules of an extended policy; its limits and mode stay its own.
     fn base(&mut self, name: &Spanned<String>) -> Vec<Arc<Rule>> {
         match Policy::named(&name.value) {
-            Ok(base) => base.rules,
+            Ok(base) => base.rules.rules().to_vec(),
             Err(error) => {
                 self.0.extend(error.problems().iter().map(|p| problem(name.referenced, p.fault.clone())));
                 Vec::new()
