@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::audit::{AuditError, Facts};
 use super::body::{Body, full};
 use super::inject::InjectError;
+use super::rates::TooOften;
 use super::request::RequestError;
 use super::upstream::UpstreamError;
 use crate::policy::Denial;
@@ -35,6 +36,8 @@ pub(super) enum Refusal {
     Denied(Box<Denial>),
     #[error("{0}")]
     Request(#[from] RequestError),
+    #[error("{0}")]
+    Rate(#[from] TooOften),
     #[error("{0}")]
     Credential(#[from] InjectError),
     #[error("{0}")]
@@ -63,6 +66,7 @@ impl Refusal {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Rate(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Request(error) => error.status(),
             Self::Upstream(error) if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(_) | Self::Credential(_) => StatusCode::BAD_GATEWAY,
@@ -74,6 +78,7 @@ impl Refusal {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Denied(denial) => denial.reason.as_str(),
+            Self::Rate(_) => "rate_exceeded",
             Self::Request(error) => error.reason(),
             Self::Upstream(error) => error.reason(),
             Self::Credential(error) => error.reason(),
@@ -83,12 +88,13 @@ impl Refusal {
 
     /// Whether the workspace asked for what it may not, rather than something having failed.
     pub(super) fn is_denial(&self) -> bool {
-        matches!(self, Self::Denied(_) | Self::Request(_))
+        matches!(self, Self::Denied(_) | Self::Request(_) | Self::Rate(_))
     }
 
     fn remedy(&self) -> String {
         match self {
             Self::Denied(denial) => denial.remedy(),
+            Self::Rate(error) => format!("try again in {} seconds", error.seconds()),
             Self::Request(error) => error.remedy().to_owned(),
             Self::Upstream(_) => "check the origin's address and certificate, then try again".to_owned(),
             Self::Credential(_) => "tell the operator: the credential of this rule can't be used".to_owned(),
@@ -133,14 +139,14 @@ impl Refusal {
 
     const fn header(&self) -> HeaderName {
         match self {
-            Self::Denied(_) | Self::Request(_) => DENIED,
+            Self::Denied(_) | Self::Request(_) | Self::Rate(_) => DENIED,
             _ => FAILED,
         }
     }
 
     fn as_json(&self, about: &Facts) -> Response<Body> {
         let error = match self {
-            Self::Denied(_) => "egress_denied",
+            Self::Denied(_) | Self::Rate(_) => "egress_denied",
             Self::Request(_) => "egress_refused",
             _ => "egress_failed",
         };
@@ -160,6 +166,9 @@ impl Refusal {
         *response.status_mut() = self.status();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().insert(self.header(), HeaderValue::from_static(self.reason()));
+        if let Self::Rate(error) = self {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(error.seconds()));
+        }
         response
     }
 }

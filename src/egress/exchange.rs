@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version, request, response};
@@ -40,6 +41,7 @@ pub(super) async fn prepare(
     let permit = outlet.policy.decide(&request.judged())?;
     facts.rule = Some(permit.rule().to_owned());
     facts.credential = permit.credential().map(str::to_owned);
+    outlet.rates.take(&permit, Instant::now())?;
     inject::apply(&permit, &outlet.vault, &mut request).await?;
     let route = outlet.upstream.route(&permit, request.protocol).await?;
     facts.address = route.address();

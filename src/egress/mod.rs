@@ -10,7 +10,7 @@
 //!                         │             ▼             as `spoken` tells)    │
 //!                         │      http, http2 ◄─────────────┘               │
 //!                         │  request: one canonical request                │
-//!                         │  policy::decide ─► Permit                      │
+//!                         │  policy::decide ─► Permit, within its rate     │
 //!                         │  inject: its credential                        │
 //!                         │  resolve: its checked addresses                │
 //!                         │  audit: one line, or nothing goes out          ▼
@@ -44,6 +44,7 @@ mod open;
 mod outgoing;
 mod outlet;
 mod pool;
+mod rates;
 mod request;
 mod resolve;
 mod settings;
@@ -84,6 +85,7 @@ use self::dial::ParentProxy;
 use self::dns::Zone;
 use self::names::Names;
 use self::outlet::Outlet;
+use self::rates::Rates;
 use self::resolve::Addresses;
 use self::upstream::{Outside, Upstream};
 use crate::policy::Policy;
@@ -211,6 +213,7 @@ impl Egress {
                 shutdown.clone(),
             ),
             vault: self.vault.clone(),
+            rates: Rates::default(),
         });
         // From here on a failure drops this, which ends what was already started.
         let attached = Attached { outlet: outlet.clone(), shutdown: shutdown.clone() };

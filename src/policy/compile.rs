@@ -121,6 +121,7 @@ impl Problems {
             credential: rule.credential.map(|name| name.value),
             cleartext,
             private: rule.private.is_some_and(|flag| flag.value),
+            rate: self.quantity("rate", rule.rate, limits::rate),
             websocket: rule.websocket.is_none_or(|effect| effect.value == Effect::Allow),
         }
     }
@@ -133,6 +134,7 @@ impl Problems {
         let cleartext = rule.cleartext.as_ref().map(|flag| flag.referenced);
         let private = rule.private.as_ref().map(|flag| flag.referenced);
         let websocket = rule.websocket.as_ref().map(|effect| effect.referenced);
+        let rate = rule.rate.as_ref().map(|rate| rate.referenced);
         let given = rule.protocol.as_ref().map(|protocol| protocol.referenced);
         let deny = (rule.effect == Effect::Deny).then_some("effect: deny");
         let raw = match protocol {
@@ -149,14 +151,12 @@ impl Problems {
             ("methods", methods, raw),
             ("paths", paths, raw),
             ("websocket", websocket, deny.or(raw)),
+            ("rate", rate, deny),
         ];
         for (key, at, with) in table {
             if let (Some(at), Some(with)) = (at, with) {
                 self.add(at, Fault::Conflict { key, with });
             }
-        }
-        if let Some(rate) = &rule.rate {
-            self.add(rate.referenced, Fault::Unsupported("rate"));
         }
     }
 

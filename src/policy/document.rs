@@ -99,7 +99,7 @@ pub(super) struct Rule {
     #[serde(default, deserialize_with = "given")]
     pub(super) websocket: Option<Spanned<Effect>>,
     #[serde(default, deserialize_with = "given")]
-    pub(super) rate: Option<Spanned<serde::de::IgnoredAny>>,
+    pub(super) rate: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -41,7 +41,7 @@ pub use denial::{Denial, Reason};
 pub use document::Mode;
 pub use error::{Fault, PolicyError, Problem};
 pub use host::{Host, HostError, Name};
-pub use limits::{Limits, ProcessRights, QuantityError};
+pub use limits::{Limits, ProcessRights, QuantityError, Rate};
 pub use path::{Path, PathError, PathPatternError};
 pub use pattern::HostPattern;
 pub use permit::Permit;

@@ -1,6 +1,7 @@
 //! A rule that was judged possible: what it matches.
 
 use super::document::{Effect, Protocol};
+use super::limits::Rate;
 use super::path::{Path, PathPattern, Reading};
 use super::pattern::HostPattern;
 
@@ -25,6 +26,7 @@ pub(super) struct Rule {
     pub(super) private: bool,
     /// Whether a request that it allows may become a WebSocket.
     pub(super) websocket: bool,
+    pub(super) rate: Option<Rate>,
 }
 
 impl Rule {

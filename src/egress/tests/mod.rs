@@ -8,6 +8,7 @@ mod interception;
 mod ledger;
 mod names;
 mod origin;
+mod rates;
 mod records;
 mod resolver;
 mod rig;
