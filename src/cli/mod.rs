@@ -1,6 +1,7 @@
 //! The command line: one file per verb, this table, and what verbs share.
 
 mod attach;
+mod audit;
 mod cp;
 mod create;
 mod doctor;
@@ -69,6 +70,7 @@ enum Verb {
     Cp(cp::Cp),
     Policy(policy::Policy),
     Egress(egress::Egress),
+    Audit(audit::Audit),
     Doctor(doctor::Doctor),
     /// What `serve` starts; not for people
     #[command(hide = true)]
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Cp(verb) => (verb.run(shared), 1),
         Verb::Policy(verb) => (verb.run(shared), 1),
         Verb::Egress(verb) => (verb.run(shared), 1),
+        Verb::Audit(verb) => (verb.run(shared), 1),
         Verb::Doctor(verb) => (verb.run(shared), 1),
     };
     done.unwrap_or_else(|error| ExitCode::from(report(&error, failure)))
