@@ -43,7 +43,7 @@ impl FileService for Service {
         request: Request<wire::FileServiceReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
-        let (file, facts) = self.workspaces.open_file(&request.workspace, &request.path).await?;
+        let (file, facts) = self.workspaces.open_file(&request.workspace, &request.path[..]).await?;
         let (answers, received) = mpsc::channel(AHEAD);
         self.tasks.spawn_until_cancelled(async move {
             let say = |message| answers.send(Ok(wire::FileServiceReadResponse { message: Some(message) }));
@@ -81,7 +81,7 @@ impl FileService for Service {
             return Err(invalid("first message", "`start` names the file"));
         };
         let made =
-            self.workspaces.create_file(&start.workspace, &start.path, start.mode, start.create_parents);
+            self.workspaces.create_file(&start.workspace, &start.path[..], start.mode, start.create_parents);
         let file = made.await?;
         let mut written = 0;
         loop {
@@ -117,7 +117,7 @@ impl FileService for Service {
     ) -> Result<Response<wire::FileServiceListResponse>, Status> {
         let request = request.into_inner();
         let size = page_size(request.page_size, 1000, 10_000)?;
-        let all = self.workspaces.list_directory(&request.workspace, &request.path).await?;
+        let all = self.workspaces.list_directory(&request.workspace, &request.path[..]).await?;
         let (entries, next_page_token) = page(all, |entry| &entry.name, &request.page_token, size)?;
         let told = |entry: crate::workspace::DirectoryEntry| wire::DirectoryEntry {
             name: entry.name.into(),
