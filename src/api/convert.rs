@@ -148,7 +148,7 @@ pub(super) fn process(view: nouns::ProcessView) -> wire::Process {
     }
 }
 
-fn exit(status: ExitStatus) -> wire::ExitStatus {
+pub(super) fn exit(status: ExitStatus) -> wire::ExitStatus {
     use wire::exit_status::Outcome as Told;
     let outcome = match status.outcome {
         Outcome::Code(code) => Some(Told::Code(code)),
