@@ -9,6 +9,7 @@ mod file;
 mod local;
 mod process;
 pub mod proto;
+mod search;
 mod status;
 mod tool;
 mod workspace;

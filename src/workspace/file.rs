@@ -30,6 +30,14 @@ impl NewFile {
         &self.file
     }
 
+    /// Takes over what another file has; its length. Within one file system the kernel may share the bytes.
+    pub(super) async fn fill(&self, mut from: File) -> Result<u64, WorkspaceError> {
+        let mut file = self.file.try_clone().map_err(|error| from_io(&self.target.path, &error))?;
+        let copied = tokio::task::spawn_blocking(move || std::io::copy(&mut from, &mut file)).await;
+        let copied = copied.map_err(|_ended| odd(&self.target.path))?;
+        copied.map_err(|error| from_io(&self.target.path, &error))
+    }
+
     /// Gives it its name, replacing at once what had that name.
     ///
     /// # Errors

@@ -3,12 +3,12 @@
 use std::fs::File;
 
 use super::Workspaces;
-use super::error::WorkspaceError;
+use super::error::{Reason, WorkspaceError};
 use super::file::{self, NewFile};
 use super::search::{self, Found};
 use super::types::{DirectoryEntry, Stat};
 use crate::jail::pattern;
-use crate::jail::wire::{FileOrder, Search, Target};
+use crate::jail::wire::{FileOrder, Search, Target, Version};
 
 impl Workspaces {
     /// Opens a regular file for reading.
@@ -35,6 +35,48 @@ impl Workspaces {
         create_parents: bool,
     ) -> Result<NewFile, WorkspaceError> {
         file::create(self.awake(name).await?, target.into(), mode, create_parents).await
+    }
+
+    /// A new file that begins with what the target has now: how long that is, and which version it was.
+    ///
+    /// # Errors
+    /// As open(2) inside would say; a target that does not exist begins empty.
+    pub async fn extend_file(
+        &self,
+        name: &str,
+        target: impl Into<Target>,
+        mode: Option<u32>,
+        create_parents: bool,
+    ) -> Result<(NewFile, u64, Option<Version>), WorkspaceError> {
+        let target = target.into();
+        let (file, before) = match self.open_file(name, target.clone()).await {
+            Ok((file, before)) => (Some(file), Some(before)),
+            Err(error) if error.reason() == Reason::NotFound => (None, None),
+            Err(error) => return Err(error),
+        };
+        let new = self.create_file(name, target, mode, create_parents).await?;
+        let length = match file {
+            Some(file) => new.fill(file).await?,
+            None => 0,
+        };
+        Ok((new, length, before.map(|before| before.version)))
+    }
+
+    /// Copies a regular file with its permissions.
+    ///
+    /// # Errors
+    /// As open(2) inside would say.
+    pub async fn copy_file(
+        &self,
+        name: &str,
+        source: &[u8],
+        target: &[u8],
+        create_parents: bool,
+    ) -> Result<Stat, WorkspaceError> {
+        let (file, before) = self.open_file(name, source).await?;
+        let new = self.create_file(name, target, Some(before.mode), create_parents).await?;
+        new.fill(file).await?;
+        new.commit().await
     }
 
     /// Removes a file, a link (not what it points to), or a directory; with what it holds if `recursive`.

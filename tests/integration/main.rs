@@ -3,6 +3,7 @@
 mod api;
 mod demo;
 mod egress;
+mod files;
 mod host;
 mod jail;
 mod layers;
