@@ -385,7 +385,7 @@ pub enum FileOrder {
         /// Which.
         target: Target,
     },
-    /// Make a nameless file beside the target. Answer: facts, descriptor: the file, writable.
+    /// Make a nameless file beside the target. Answer: its name; descriptors: the file, writable, and the directory.
     Create {
         /// Which.
         target: Target,
@@ -394,10 +394,10 @@ pub enum FileOrder {
         /// Make missing parent directories.
         parents: bool,
     },
-    /// Give the nameless file (descriptor) the target's name, replacing what had it.
+    /// Give the nameless file (descriptor) a name in the directory (descriptor), replacing what had it.
     Commit {
-        /// Which.
-        target: Target,
+        /// As it was answered.
+        name: Vec<u8>,
         /// What must have that name now, or else `ESTALE`.
         replacing: Option<Version>,
     },
@@ -558,6 +558,8 @@ pub enum Outcome {
     Running(Vec<Id>),
     /// About a file.
     Facts(Facts),
+    /// What a nameless file will be called in its directory.
+    Name(Vec<u8>),
 }
 
 /// An order that was not carried out.

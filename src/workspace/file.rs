@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::error::{Reason, WorkspaceError};
@@ -19,7 +19,11 @@ const MOST_ENTRIES: usize = 1_000_000;
 #[derive(Debug)]
 pub struct NewFile {
     running: Arc<Running>,
-    target: Target,
+    /// As the caller wrote it.
+    path: Vec<u8>,
+    /// Where it is, and what it will be called there.
+    directory: OwnedFd,
+    name: Vec<u8>,
     file: File,
 }
 
@@ -32,10 +36,10 @@ impl NewFile {
 
     /// Takes over what another file has; its length. Within one file system the kernel may share the bytes.
     pub(super) async fn fill(&self, mut from: File) -> Result<u64, WorkspaceError> {
-        let mut file = self.file.try_clone().map_err(|error| from_io(&self.target.path, &error))?;
+        let mut file = self.file.try_clone().map_err(|error| from_io(&self.path, &error))?;
         let copied = tokio::task::spawn_blocking(move || std::io::copy(&mut from, &mut file)).await;
-        let copied = copied.map_err(|_ended| odd(&self.target.path))?;
-        copied.map_err(|error| from_io(&self.target.path, &error))
+        let copied = copied.map_err(|_ended| odd(&self.path))?;
+        copied.map_err(|error| from_io(&self.path, &error))
     }
 
     /// Gives it its name, replacing at once what had that name.
@@ -43,7 +47,7 @@ impl NewFile {
     /// # Errors
     /// What the kernel says, for example `EISDIR`.
     pub async fn commit(self) -> Result<Stat, WorkspaceError> {
-        self.name(None).await
+        self.give(None).await
     }
 
     /// The same if the name has this version now.
@@ -54,15 +58,16 @@ impl NewFile {
         let running = Arc::clone(&self.running);
         // Looking and replacing are two steps: of all conditional writers one goes at a time.
         let _turn = running.commits.lock().await;
-        self.name(Some(version)).await
+        self.give(Some(version)).await
     }
 
-    async fn name(self, replacing: Option<Version>) -> Result<Stat, WorkspaceError> {
-        let path = &self.target.path;
+    async fn give(self, replacing: Option<Version>) -> Result<Stat, WorkspaceError> {
+        let path = &self.path;
         // What was acknowledged survives the loss of power.
         self.file.sync_all().map_err(|error| from_io(path, &error))?;
-        let order = FileOrder::Commit { target: self.target.clone(), replacing };
-        let (outcome, _) = ask(&self.running, order, Some(&self.file), path).await?;
+        let order = FileOrder::Commit { name: self.name.clone(), replacing };
+        let files = [self.file.as_fd(), self.directory.as_fd()];
+        let (outcome, _) = ask(&self.running, order, &files, path).await?;
         facts(outcome, path)
     }
 }
@@ -70,8 +75,8 @@ impl NewFile {
 pub(super) async fn open(running: &Running, target: Target) -> Result<(File, Stat), WorkspaceError> {
     let path = &target.path;
     check(path)?;
-    let (outcome, file) = ask(running, FileOrder::Open { target: target.clone() }, None, path).await?;
-    let file = regular(file, path)?;
+    let (outcome, file) = ask(running, FileOrder::Open { target: target.clone() }, &[], path).await?;
+    let file = regular(file.into_iter().next(), path)?;
     Ok((file, facts(outcome, path)?))
 }
 
@@ -84,9 +89,14 @@ pub(super) async fn create(
     check(&target.path)?;
     let mode = mode.map(|mode| mode & 0o777);
     let order = FileOrder::Create { target: target.clone(), mode, parents };
-    let (_, file) = ask(&running, order, None, &target.path).await?;
-    let file = regular(file, &target.path)?;
-    Ok(NewFile { running, target, file })
+    let path = target.path;
+    let (outcome, files) = ask(&running, order, &[], &path).await?;
+    let mut files = files.into_iter();
+    let (file, Outcome::Name(name), Some(directory)) = (files.next(), outcome, files.next()) else {
+        return Err(odd(&path));
+    };
+    let file = regular(file, &path)?;
+    Ok(NewFile { running, path, directory, name, file })
 }
 
 /// A change of the tree; answers with what stands under the path now, where that is told.
@@ -96,7 +106,7 @@ pub(super) async fn change(
     paths: &[&[u8]],
 ) -> Result<Option<Stat>, WorkspaceError> {
     paths.iter().try_for_each(|path| check(path))?;
-    match ask(running, order, None, paths.first().unwrap_or(&&b""[..])).await? {
+    match ask(running, order, &[], paths.first().unwrap_or(&&b""[..])).await? {
         (Outcome::Facts(facts), _) => Ok(Some(facts.into())),
         _ => Ok(None),
     }
@@ -104,14 +114,14 @@ pub(super) async fn change(
 
 pub(super) async fn stat(running: &Running, path: &[u8], follow: bool) -> Result<Stat, WorkspaceError> {
     check(path)?;
-    let (outcome, _) = ask(running, FileOrder::Stat { path: path.to_vec(), follow }, None, path).await?;
+    let (outcome, _) = ask(running, FileOrder::Stat { path: path.to_vec(), follow }, &[], path).await?;
     facts(outcome, path)
 }
 
 pub(super) async fn list(running: &Running, path: &[u8]) -> Result<Vec<DirectoryEntry>, WorkspaceError> {
     check(path)?;
-    let (_, pipe) = ask(running, FileOrder::List { path: path.to_vec() }, None, path).await?;
-    let pieces = Pieces::new(pipe, path)?;
+    let (_, pipe) = ask(running, FileOrder::List { path: path.to_vec() }, &[], path).await?;
+    let pieces = Pieces::new(pipe.into_iter().next(), path)?;
     let read = tokio::task::spawn_blocking(move || entries(pieces)).await;
     let mut entries = read.map_err(|_ended| odd(path))??;
     entries.sort_by(|one, other| one.name.cmp(&other.name));
@@ -121,12 +131,12 @@ pub(super) async fn list(running: &Running, path: &[u8]) -> Result<Vec<Directory
 pub(super) async fn ask(
     running: &Running,
     order: FileOrder,
-    file: Option<&File>,
+    files: &[BorrowedFd<'_>],
     path: &[u8],
-) -> Result<(Outcome, Option<OwnedFd>), WorkspaceError> {
+) -> Result<(Outcome, Vec<OwnedFd>), WorkspaceError> {
     running
         .init
-        .file(order, file)
+        .file(order, files)
         .await
         .map_err(|error| WorkspaceError::from_init(error, String::from_utf8_lossy(path)))
 }

@@ -54,8 +54,8 @@ pub(super) async fn begin(
 ) -> Result<Found, WorkspaceError> {
     let path = search.target.path.clone();
     check(&path)?;
-    let (_, pipe) = ask(running, order(search), None, &path).await?;
-    let mut pieces = Pieces::new(pipe, &path)?;
+    let (_, pipe) = ask(running, order(search), &[], &path).await?;
+    let mut pieces = Pieces::new(pipe.into_iter().next(), &path)?;
     let (found, hits) = mpsc::channel(AHEAD);
     // Reading the pipe blocks. It ends with the search, whose time is limited.
     drop(tokio::task::spawn_blocking(move || {

@@ -8,7 +8,7 @@ use hands::api::proto::{
 };
 use serde_json::{Value, json};
 
-use crate::host::{Host, check, check_served};
+use crate::host::{Host, Mode, check, check_served, report};
 
 /// A caller of tools in workspace `w`.
 struct Agent {
@@ -500,5 +500,51 @@ fn p_27_denials_are_a_last_line_of_the_result() {
             agent.bash("getent hosts evil.example > /dev/null 2>&1; exec 3<>/dev/tcp/192.0.2.1/443; true");
         assert!(!error, "{told}");
         assert!(told.lines().last().is_some_and(|line| line.starts_with("[egress denied: ")), "{told:?}");
+    });
+}
+
+#[test]
+fn f_07_a_path_that_is_swapped_under_a_call_never_leads_outside() {
+    check_served(|host| {
+        let agent = Agent::new(host);
+        host.script("mkdir real; echo mine > real/hostname; ln -s real sub");
+        agent.says(
+            "while :; do ln -s /etc n; mv -T n sub; ln -s real n; mv -T n sub; done & true",
+            "(no output)",
+        );
+        let outside = "is outside the session's working directory";
+        let (mut inside, mut refused) = (0, 0);
+        for _ in 0..200 {
+            let (told, error) = agent.call("read", &json!({"file_path": "sub/hostname"}));
+            match error {
+                false => assert_eq!(told, "mine\n"),
+                true => assert!(told.ends_with(outside), "{told}"),
+            }
+            *(if error { &mut refused } else { &mut inside }) += 1;
+            let wrote = agent.call("write", &json!({"file_path": "sub/made/new", "content": "x"}));
+            assert!(!wrote.1 || wrote.0.ends_with(outside), "{wrote:?}");
+        }
+        assert!(inside > 0 && refused > 0, "{inside} inside, {refused} refused: nothing was swapped");
+        agent.says("ls -A real; ls -d /etc/made 2> /dev/null || echo none", "hostname\nmade\nnone");
+    });
+}
+
+#[test]
+fn a_command_that_uses_up_the_memory_is_told_so() {
+    check(|host| {
+        if host.mode == Mode::Rootless {
+            return report("memory limits: no delegated cgroup here");
+        }
+        let _serving = host.serve(&[]);
+        let policy = host.write("small.yaml", "version: 1\nlimits: { memory: 64MiB }\n");
+        host.ok(&["rm", "w"]);
+        host.ok(&["create", "w", "--policy", policy.to_str().expect("text")]);
+        let agent = Agent::new(host);
+        let (told, error) = agent.bash("echo before; exec tail -n 1 /dev/zero");
+        let expected = format!("before\nbash: killed: out of memory (limit 64MiB)\n{GONE}");
+        assert_eq!((told, error), (expected, true));
+        let (told, error) = agent.bash("bash -c 'exec tail -n 1 /dev/zero' 2> /dev/null");
+        assert!(error && told.ends_with("bash: killed: out of memory (limit 64MiB)"), "{told}");
+        agent.says("echo alive", "alive");
     });
 }

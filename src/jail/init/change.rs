@@ -45,7 +45,7 @@ pub(super) fn remove(path: &[u8], recursive: bool) -> Answer {
     let how =
         if kind(&found) == libc::S_IFDIR { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
     unlinkat(&directory, name.as_os_str(), how).map_err(fail)?;
-    Ok((Outcome::Done, None))
+    Ok((Outcome::Done, Vec::new()))
 }
 
 /// Removes what a directory holds, never across a mount and never through a link.
@@ -79,7 +79,7 @@ pub(super) fn rename(from: &[u8], to: &[u8], replace: bool) -> Answer {
     let flags = if replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
     renameat2(&from, old.as_os_str(), &to, new.as_os_str(), flags).map_err(|errno| failure("move", errno))?;
     let found = look(&to, &new).map_err(|errno| failure("move", errno))?;
-    Ok((Outcome::Facts(facts(&found, None)), None))
+    Ok((Outcome::Facts(facts(&found, None)), Vec::new()))
 }
 
 pub(super) fn make_directory(path: &[u8], mode: u32, parents: bool) -> Answer {
@@ -87,7 +87,7 @@ pub(super) fn make_directory(path: &[u8], mode: u32, parents: bool) -> Answer {
     let found = walk::find(&Target::from(path), parents)?;
     match found.facts()? {
         Some(there) if parents && kind(&there) == libc::S_IFDIR => {
-            return Ok((Outcome::Facts(facts(&there, None)), None));
+            return Ok((Outcome::Facts(facts(&there, None)), Vec::new()));
         }
         Some(_) => return Err(fail(Errno::EEXIST)),
         None => {}
@@ -95,7 +95,7 @@ pub(super) fn make_directory(path: &[u8], mode: u32, parents: bool) -> Answer {
     let mode = Mode::from_bits_truncate(mode & 0o777);
     mkdirat(&found.directory, found.name.as_os_str(), mode).map_err(fail)?;
     let made = look(&found.directory, &found.name).map_err(fail)?;
-    Ok((Outcome::Facts(facts(&made, None)), None))
+    Ok((Outcome::Facts(facts(&made, None)), Vec::new()))
 }
 
 pub(super) fn set_attributes(path: &[u8], mode: Option<u32>, modified_ns: Option<i64>) -> Answer {
@@ -117,5 +117,5 @@ pub(super) fn set_attributes(path: &[u8], mode: Option<u32>, modified_ns: Option
             .map_err(|errno| failure("set the time", errno))?;
     }
     let after = look(directory, name).map_err(|errno| failure("stat", errno))?;
-    Ok((Outcome::Facts(facts(&after, None)), None))
+    Ok((Outcome::Facts(facts(&after, None)), Vec::new()))
 }

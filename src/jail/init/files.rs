@@ -24,7 +24,7 @@ use super::process::{failure, from_io};
 use super::{HELPERS, Init, change, search, walk};
 use crate::sys::process::{Forked, close_all_but, exit_now, fork};
 
-pub(super) type Answer = Result<(Outcome, Option<OwnedFd>), Failure>;
+pub(super) type Answer = Result<(Outcome, Vec<OwnedFd>), Failure>;
 
 impl Init {
     /// Forks a helper, which answers by itself.
@@ -61,7 +61,7 @@ impl Init {
         let answer = match order {
             FileOrder::Open { target } => open_regular(&target),
             FileOrder::Create { target, mode, parents } => create(&target, mode, parents),
-            FileOrder::Commit { target, replacing } => commit(&target, replacing, files),
+            FileOrder::Commit { name, replacing } => commit(&name, replacing, files),
             FileOrder::Stat { path, follow } => stat(&path, follow),
             FileOrder::List { path } => return self.answer_many(id, list(&path)),
             FileOrder::Glob(search) => return self.answer_many(id, search::glob(&search)),
@@ -73,12 +73,12 @@ impl Init {
                 change::set_attributes(&path, mode, modified_ns)
             }
         };
-        let (result, file) = match answer {
-            Ok((outcome, file)) => (Ok(outcome), file),
-            Err(failure) => (Err(failure), None),
+        let (result, files) = match answer {
+            Ok((outcome, files)) => (Ok(outcome), files),
+            Err(failure) => (Err(failure), Vec::new()),
         };
-        let file: Vec<_> = file.iter().map(AsFd::as_fd).collect();
-        i32::from(self.link.send(&FromInit::Answer { id, result }, &file).is_err())
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        i32::from(self.link.send(&FromInit::Answer { id, result }, &files).is_err())
     }
 
     /// The answer goes out first; what was found follows in a pipe, so that any amount of it needs no memory here.
@@ -151,7 +151,7 @@ fn open_regular(target: &Target) -> Answer {
     }
     let file = reopen(&handle, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
     let facts = facts(&fstat(&file).map_err(|errno| failure("stat", errno))?, None);
-    Ok((Outcome::Facts(facts), Some(file)))
+    Ok((Outcome::Facts(facts), vec![file]))
 }
 
 /// The very object that a handle means, opened: no path is looked at again.
@@ -176,20 +176,21 @@ fn create(target: &Target, mode: Option<u32>, parents: bool) -> Answer {
         .mode(Mode::from_bits_truncate(0o600));
     let file = openat2(&found.directory, ".", how).map_err(|errno| failure("create", errno))?;
     fchmod(&file, Mode::from_bits_truncate(mode)).map_err(|errno| failure("chmod", errno))?;
-    let found = fstat(&file).map_err(|errno| failure("stat", errno))?;
-    Ok((Outcome::Facts(facts(&found, None)), Some(file)))
+    Ok((Outcome::Name(found.name.as_bytes().to_vec()), vec![file, found.directory]))
 }
 
 /// A nameless file can only get a free name, so it takes two steps; the second one is the atomic one.
-fn commit(target: &Target, replacing: Option<Version>, files: Vec<OwnedFd>) -> Answer {
-    let file = files.into_iter().next().ok_or_else(|| failure("commit", Errno::EBADF))?;
-    let found = walk::find(target, false)?;
-    if let Some(expected) = replacing
-        && found.facts()?.map(|now| version(&now)) != Some(expected)
-    {
-        return Err(failure("commit", Errno::ESTALE));
+fn commit(name: &[u8], replacing: Option<Version>, files: Vec<OwnedFd>) -> Answer {
+    let fail = |errno| failure("commit", errno);
+    let Ok([file, directory]) = <[OwnedFd; 2]>::try_from(files) else { return Err(fail(Errno::EBADF)) };
+    // The directory that was checked when the file was made, wherever its path leads now.
+    let (directory, name) = (&directory, OsStr::from_bytes(name));
+    if let Some(expected) = replacing {
+        let now = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if now.ok().map(|now| version(&now)) != Some(expected) {
+            return Err(fail(Errno::ESTALE));
+        }
     }
-    let (directory, name) = (&found.directory, found.name.as_os_str());
     let own = format!("/proc/self/fd/{}", root::number(&file));
     let spare = format!(".hands-{}", crate::id::Id::fresh("write"));
     linkat(AT_FDCWD, own.as_str(), directory, spare.as_str(), AtFlags::AT_SYMLINK_FOLLOW)
@@ -200,7 +201,7 @@ fn commit(target: &Target, replacing: Option<Version>, files: Vec<OwnedFd>) -> A
         return Err(failure("commit", errno));
     }
     let found = fstat(&file).map_err(|errno| failure("stat", errno))?;
-    Ok((Outcome::Facts(facts(&found, None)), None))
+    Ok((Outcome::Facts(facts(&found, None)), Vec::new()))
 }
 
 fn stat(path: &[u8], follow: bool) -> Answer {
@@ -208,7 +209,7 @@ fn stat(path: &[u8], follow: bool) -> Answer {
     let handle = open(text(path)?, flags).map_err(|errno| failure("stat", errno))?;
     let found = fstat(&handle).map_err(|errno| failure("stat", errno))?;
     let target = if kind(&found) == libc::S_IFLNK { readlinkat(&handle, "").ok() } else { None };
-    Ok((Outcome::Facts(facts(&found, target.map(|target| target.as_bytes().to_vec()))), None))
+    Ok((Outcome::Facts(facts(&found, target.map(|target| target.as_bytes().to_vec()))), Vec::new()))
 }
 
 fn list(path: &[u8]) -> Result<Pieces, Failure> {
