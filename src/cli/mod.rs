@@ -14,6 +14,7 @@ mod run;
 mod serve;
 mod show;
 mod terminal;
+mod tool;
 
 use std::future::Future;
 use std::io::Write;
@@ -67,6 +68,7 @@ enum Verb {
     Ls(ls::Ls),
     Rm(rm::Rm),
     Cp(cp::Cp),
+    Tool(tool::Tool),
     Policy(policy::Policy),
     Egress(egress::Egress),
     Doctor(doctor::Doctor),
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Verb::Ls(verb) => (verb.run(shared), 1),
         Verb::Rm(verb) => (verb.run(shared), 1),
         Verb::Cp(verb) => (verb.run(shared), 1),
+        Verb::Tool(verb) => (verb.run(shared), 1),
         Verb::Policy(verb) => (verb.run(shared), 1),
         Verb::Egress(verb) => (verb.run(shared), 1),
         Verb::Doctor(verb) => (verb.run(shared), 1),

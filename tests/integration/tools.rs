@@ -548,3 +548,22 @@ fn a_command_that_uses_up_the_memory_is_told_so() {
         agent.says("echo alive", "alive");
     });
 }
+
+#[test]
+fn the_command_line_calls_tools() {
+    check_served(|host| {
+        assert!(host.ok(&["tool", "ls"]).starts_with("bash    "));
+        assert_eq!(
+            host.ok(&["tool", "call", "w", "bash", r#"{"command":"X=1; echo $X"}"#, "--id", "one"]),
+            "1\n"
+        );
+        assert_eq!(
+            host.ok(&["tool", "call", "w", "bash", r#"{"command":"X=1; echo $X"}"#, "--id", "one"]),
+            "1\n"
+        );
+        let failed = host.output(&["tool", "call", "w", "bash", r#"{"command":"exit_now"}"#]);
+        assert_eq!(failed.status.code(), Some(1));
+        let (code, told) = host.fails(&["tool", "cancel", "w", "one"]);
+        assert!(code == 1 && told.contains("no such call runs"), "{told}");
+    });
+}
