@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -61,9 +62,10 @@ impl Asked {
         Err(ToolError::Told(format!("read: {text}")))
     }
 
-    fn read(&self, mut file: File, size: u64) -> Result<ToolResult, ToolError> {
+    fn read(&self, file: File, size: u64) -> Result<ToolResult, ToolError> {
         let name = &self.written;
         let failed = |error: std::io::Error| ToolError::Told(format!("read: {name}: {error}"));
+        let mut file = Patient { file, until: Instant::now() + PATIENCE };
         if let Some(extension) = media(name) {
             let mut magic = Vec::new();
             file.by_ref().take(16).read_to_end(&mut magic).map_err(failed)?;
@@ -163,6 +165,21 @@ impl Asked {
             }
         }
         Ok(bytes)
+    }
+}
+
+/// A file that is not read for ever: a hole has any size.
+struct Patient {
+    file: File,
+    until: Instant,
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if Instant::now() >= self.until {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.file.read(buffer)
     }
 }
 

@@ -460,6 +460,81 @@ fn t_18_bad_input_gives_the_documented_text() {
 }
 
 #[test]
+fn t_18_no_value_of_any_field_is_more_than_a_result() {
+    check_served(|host| {
+        let agent = Agent::new(host);
+        let values = [
+            json!(null),
+            json!(true),
+            json!(-1),
+            json!(u64::MAX),
+            json!(0.5),
+            json!(""),
+            json!("/"),
+            json!(".."),
+            json!("\u{0}"),
+            json!("*".repeat(5000)),
+            json!("\u{202e}\n"),
+            json!([]),
+            json!([[]]),
+            json!({"a": 1}),
+        ];
+        let fields: [(&str, &[&str]); 5] = [
+            ("read", &["file_path", "view_range"]),
+            ("write", &["file_path", "content"]),
+            ("edit", &["file_path", "old_string", "new_string", "replace_all"]),
+            ("glob", &["pattern", "path"]),
+            ("grep", &["pattern", "path"]),
+        ];
+        host.script("echo x > f");
+        for (tool, fields) in fields {
+            for (field, value) in
+                fields.iter().flat_map(|field| values.iter().map(move |value| (field, value)))
+            {
+                let mut input = json!({
+                    "file_path": "f", "content": "x", "old_string": "x", "new_string": "x", "pattern": "x",
+                });
+                input[*field] = value.clone();
+                let (told, error) = agent.call(tool, &input);
+                assert!(!told.is_empty() && !told.contains('\0'), "{tool} {input}: {told:?}");
+                assert!(!error || told.starts_with(&format!("{tool}: ")), "{tool} {input}: {told:?}");
+            }
+        }
+        for value in values.iter().filter(|value| !value.is_string()) {
+            let (told, error) = agent.call("bash", &json!({"command": "true", "timeout_ms": value}));
+            assert!(!error || told.starts_with("bash: timeout_ms must "), "{value}: {told:?}");
+        }
+    });
+}
+
+#[test]
+fn t_17_two_calls_with_one_id_at_once_are_one_run() {
+    check_served(|host| {
+        let agent = Agent::new(host);
+        let input = json!({"command": "echo x >> f; read < go; cat f"});
+        host.script("mkfifo go");
+        agent.runtime.block_on(async {
+            let mut tools = agent.client.tools();
+            let mut streams = Vec::new();
+            for _ in 0..3 {
+                let request = Agent::request("same", "bash", &input);
+                streams.push(tools.call_tool(request).await.expect("call").into_inner());
+            }
+            host.script("until test -s f; do :; done; echo > go");
+            for mut told in streams {
+                let result = loop {
+                    match told.message().await.expect("message").and_then(|message| message.message) {
+                        Some(Message::Result(result)) => break result,
+                        other => assert!(other.is_some(), "no result"),
+                    }
+                };
+                assert_eq!(result.content[0].content, Some(Content::Text("x".into())));
+            }
+        });
+    });
+}
+
+#[test]
 fn an_explicit_cancel_ends_the_whole_tree_and_a_dropped_call_goes_on() {
     check_served(|host| {
         let agent = Agent::new(host);
