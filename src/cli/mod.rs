@@ -15,6 +15,7 @@ mod run;
 mod serve;
 mod show;
 mod terminal;
+mod tool;
 
 use std::future::Future;
 use std::io::Write;
@@ -68,6 +69,7 @@ enum Verb {
     Ls(ls::Ls),
     Rm(rm::Rm),
     Cp(cp::Cp),
+    Tool(tool::Tool),
     Policy(policy::Policy),
     Egress(egress::Egress),
     Audit(audit::Audit),
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Ls(verb) => (verb.run(shared), 1),
         Verb::Rm(verb) => (verb.run(shared), 1),
         Verb::Cp(verb) => (verb.run(shared), 1),
+        Verb::Tool(verb) => (verb.run(shared), 1),
         Verb::Policy(verb) => (verb.run(shared), 1),
         Verb::Egress(verb) => (verb.run(shared), 1),
         Verb::Audit(verb) => (verb.run(shared), 1),

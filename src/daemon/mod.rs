@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 
+use crate::api::Served;
 use crate::config::Config;
 use crate::credential;
 use crate::egress::{Audit, Egress, Vault};
@@ -23,6 +24,7 @@ use crate::shutdown::Shutdown;
 use crate::storage::journals::Journals;
 use crate::storage::state::State;
 use crate::sys::process::adopt_descriptor;
+use crate::tool::Tools;
 use crate::workspace::{Operator, Shared, Workspaces};
 use secrets::Secrets;
 
@@ -55,8 +57,8 @@ async fn serve(socket: OwnedFd) -> Result<()> {
     let (supervisor, mut events) = SupervisorClient::new(socket, &shutdown)
         .map_err(|error| anyhow!("standard input: {error}: the supervisor starts this, not a person"))?;
     let (hello, listener) = hello(&mut events).await?;
-    let workspaces = match assemble(&hello, &supervisor, &shutdown) {
-        Ok(workspaces) => workspaces,
+    let (workspaces, state) = match assemble(&hello, &supervisor, &shutdown) {
+        Ok(assembled) => assembled,
         Err(error) => {
             supervisor.tell(Ask::Unfit { problem: format!("{error:#}") }).await?;
             return Err(error);
@@ -67,7 +69,9 @@ async fn serve(socket: OwnedFd) -> Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let admitted = crate::api::PeerPolicy { uids: vec![0, hello.owner] };
     let api = shutdown.child();
-    shutdown.spawn(crate::api::serve(listener, workspaces.clone(), admitted, api.clone()));
+    let tools = Tools::new(workspaces.clone(), state, shutdown.child());
+    let served = Served { workspaces: workspaces.clone(), tools };
+    shutdown.spawn(crate::api::serve(listener, served, admitted, api.clone()));
     supervisor.tell(Ask::Serving).await?;
     follow(&mut events, &workspaces).await;
     api.cancel();
@@ -123,7 +127,11 @@ async fn follow(events: &mut Events, workspaces: &Workspaces) {
     }
 }
 
-fn assemble(hello: &Hello, supervisor: &SupervisorClient, shutdown: &Shutdown) -> Result<Workspaces> {
+fn assemble(
+    hello: &Hello,
+    supervisor: &SupervisorClient,
+    shutdown: &Shutdown,
+) -> Result<(Workspaces, State)> {
     let state_dir = PathBuf::from(&hello.state_dir);
     let document = |kind| hello.documents.get(&kind);
     let config = match document(Document::Configuration) {
@@ -139,13 +147,14 @@ fn assemble(hello: &Hello, supervisor: &SupervisorClient, shutdown: &Shutdown) -
     let audit = Arc::new(Audit::open(&state_dir.join("audit"))?);
     let vault =
         Vault { document: Arc::clone(&credentials), source: Arc::new(Secrets::new(supervisor.clone())) };
+    let state = State::open(&state_dir)?;
     let shared = Shared {
         supervisor: supervisor.clone(),
         egress: Egress::new(&settings, audit, vault, shutdown.clone())?,
-        state: State::open(&state_dir)?,
+        state: state.clone(),
         journals: Journals::new(&state_dir),
         operator: Operator { policy: document(Document::Policy).cloned(), credentials },
         shutdown: shutdown.clone(),
     };
-    Ok(Workspaces::open(shared)?)
+    Ok((Workspaces::open(shared)?, state))
 }

@@ -3,9 +3,11 @@
 mod api;
 mod demo;
 mod egress;
+mod files;
 mod host;
 mod jail;
 mod layers;
 mod lifecycle;
 mod policy;
 mod run;
+mod tools;
