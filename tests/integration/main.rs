@@ -3,6 +3,7 @@
 mod api;
 mod demo;
 mod egress;
+mod file_tools;
 mod files;
 mod host;
 mod jail;
