@@ -9,3 +9,4 @@ mod layers;
 mod lifecycle;
 mod policy;
 mod run;
+mod trees;
