@@ -238,6 +238,16 @@ impl Workspaces {
         self.table().by_id.values().map(|workspace| workspace.view()).collect()
     }
 
+    /// Starts a workspace as it is described. Nothing happens if it runs.
+    ///
+    /// # Errors
+    /// [`Reason::NotFound`]; what the start says.
+    pub async fn start(&self, name: &str) -> Result<View, WorkspaceError> {
+        let workspace = self.find(name)?;
+        workspace.ask(|reply| Request::Start(None, reply)).await?;
+        Ok(workspace.view())
+    }
+
     /// Ends all commands (TERM, then KILL) and keeps the files. Nothing happens if it does not run.
     ///
     /// # Errors

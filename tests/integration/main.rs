@@ -10,3 +10,4 @@ mod lifecycle;
 mod policy;
 mod run;
 mod trees;
+mod verbs;
