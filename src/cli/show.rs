@@ -124,6 +124,7 @@ fn described(workspace: &Workspace) -> Value {
         "failure": workspace.failure,
         "isolation": workspace.isolation.iter().map(layer).collect::<Vec<_>>(),
         "limits": workspace.limits,
+        "usage": workspace.usage,
         "policy_digest": workspace.policy_digest,
     })
 }

@@ -18,4 +18,5 @@ mod redirect;
 pub mod root;
 pub mod seccomp;
 pub mod setup;
+pub mod usage;
 pub mod wire;

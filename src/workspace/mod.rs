@@ -224,12 +224,17 @@ impl Workspaces {
         self.running(name)
     }
 
-    /// A workspace by id or key.
+    /// A workspace by id or key, with what it uses.
     ///
     /// # Errors
     /// [`Reason::NotFound`].
     pub async fn get(&self, name: &str) -> Result<View, WorkspaceError> {
-        Ok(self.find(name)?.view())
+        let workspace = self.find(name)?;
+        let mut view = workspace.view();
+        if let Some(running) = &workspace.published.borrow().running {
+            view.usage = crate::jail::usage::read(&running.report.groups);
+        }
+        Ok(view)
     }
 
     /// All workspaces, sorted by id.
@@ -492,6 +497,7 @@ impl Workspace {
             created: self.record.created,
             isolation: Vec::new(),
             limits: BTreeMap::new(),
+            usage: BTreeMap::new(),
             policy_digest: String::new(),
         };
         if let Some(running) = &now.running {

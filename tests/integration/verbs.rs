@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::host::{check_served, line_of, text};
+use crate::host::{check_served, line_of, report, text};
 
 #[test]
 fn start_and_stop_are_harmless_when_repeated_and_keep_files() {
@@ -63,5 +63,22 @@ fn ps_logs_and_kill_work_on_a_command_of_somebody_else() {
         host.script("while [ -d /proc/$(cat left) ]; do :; done");
         assert!(!host.ok(&["ps", "w"]).contains(&process));
         assert!(host.ok(&["ps", "--all", "w"]).contains("signal 9, cancelled"));
+    });
+}
+
+#[test]
+fn inspect_shows_what_is_used_and_the_peak() {
+    check_served(|host| {
+        host.script("head -c 30000000 /dev/zero > /tmp/file; rm /tmp/file");
+        let shown: serde_json::Value =
+            serde_json::from_str(&host.ok(&["inspect", "w", "-o", "json"])).expect("JSON");
+        let layers = shown["isolation"].as_array().expect("layers");
+        if !layers.iter().any(|layer| layer["name"] == "cgroup" && layer["status"] == "in_force") {
+            assert_eq!(shown["usage"], serde_json::json!({}));
+            return report("usage: no delegated cgroup here");
+        }
+        let usage = |name: &str| shown["usage"][name].as_u64().unwrap_or_else(|| panic!("{name}: {shown}"));
+        assert!(usage("memory_peak") >= 30_000_000 && usage("memory") < usage("memory_peak"), "{shown}");
+        assert!(usage("processes") >= 1 && usage("memory_kills") == 0, "{shown}");
     });
 }
