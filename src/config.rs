@@ -13,11 +13,30 @@
 //!
 //! Relative paths are relative to the file itself.
 
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::egress::Settings;
+
+/// Name of the API's socket in the state directory.
+pub const SOCKET: &str = "hands.sock";
+
+/// What `hands serve` was asked for.
+#[derive(Debug, Default)]
+pub struct ServeOptions {
+    /// Where everything that lasts is kept.
+    pub state_dir: PathBuf,
+    /// The operator's configuration.
+    pub config: Option<PathBuf>,
+    /// The operator's credentials; overrides the configuration's.
+    pub credentials: Option<PathBuf>,
+    /// Read end of a pipe; when its other end closes, everything ends.
+    pub lifeline: Option<RawFd>,
+    /// Where one line is written: `ok`, or `error: ` and why not.
+    pub ready: Option<RawFd>,
+}
 
 /// What the operator configures.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -53,6 +53,7 @@ pub(super) fn workspace(view: nouns::View) -> wire::Workspace {
         isolation: view.isolation.into_iter().map(layer).collect(),
         limits: view.limits.into_iter().collect(),
         policy_digest: view.policy_digest,
+        usage: view.usage.into_iter().collect(),
     }
 }
 

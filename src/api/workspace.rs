@@ -49,6 +49,14 @@ impl WorkspaceService for Service {
         Ok(Response::new(wire::WorkspaceServiceListResponse { workspaces, next_page_token }))
     }
 
+    async fn start(
+        &self,
+        request: Request<wire::WorkspaceServiceStartRequest>,
+    ) -> Result<Response<wire::WorkspaceServiceStartResponse>, Status> {
+        let view = self.workspaces.start(&request.into_inner().workspace).await?;
+        Ok(Response::new(wire::WorkspaceServiceStartResponse { workspace: Some(workspace(view)) }))
+    }
+
     async fn stop(
         &self,
         request: Request<wire::WorkspaceServiceStopRequest>,

@@ -17,7 +17,7 @@ use crate::api::client::{Client, Status, Streaming, broken};
 use crate::api::proto::process_service_attach_request::Message as Say;
 use crate::api::proto::process_service_attach_response::Message as Told;
 use crate::api::proto::{
-    AttachSignal, AttachStart, OutputStream, Process, ProcessServiceAttachRequest,
+    AttachSignal, AttachStart, OutputChunk, OutputGap, OutputStream, Process, ProcessServiceAttachRequest,
     ProcessServiceAttachResponse, SignalScope, StdinChunk,
 };
 use crate::shutdown::Shutdown;
@@ -135,6 +135,21 @@ fn request(message: Say) -> ProcessServiceAttachRequest {
     ProcessServiceAttachRequest { message: Some(message) }
 }
 
+/// Writes a piece of output where the command wrote it.
+pub(super) async fn print(chunk: &OutputChunk) -> io::Result<()> {
+    if chunk.stream == i32::from(OutputStream::Stderr) {
+        write(&mut tokio::io::stderr(), &chunk.data).await
+    } else {
+        write(&mut tokio::io::stdout(), &chunk.data).await
+    }
+}
+
+/// Says that output is missing.
+pub(super) fn tell_gap(gap: &OutputGap) {
+    let bytes = gap.stdout_bytes + gap.stderr_bytes;
+    super::tell(&format!("hands: {bytes} bytes of output were over the limit and are not kept"));
+}
+
 /// Writes what comes; returns the process when its exit and the end of the stream have come.
 async fn output(
     mut told: Streaming<ProcessServiceAttachResponse>,
@@ -142,24 +157,18 @@ async fn output(
     taken: &watch::Sender<u64>,
     say: &mpsc::Sender<ProcessServiceAttachRequest>,
 ) -> Result<Process> {
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     let mut ended = None;
     while let Some(message) = told.message().await? {
         match message.message {
             Some(Told::Output(chunk)) => {
-                let written = if chunk.stream == i32::from(OutputStream::Stderr) {
-                    write(&mut stderr, &chunk.data).await
-                } else {
-                    write(&mut stdout, &chunk.data).await
-                };
+                let written = print(&chunk).await;
                 *next = chunk.sequence + 1;
                 if let Err(error) = written {
                     broken_output(&error, say).await?;
                 }
             }
             Some(Told::Gap(gap)) => {
-                let bytes = gap.stdout_bytes + gap.stderr_bytes;
-                super::tell(&format!("hands: {bytes} bytes of output were over the limit and are not kept"));
+                tell_gap(&gap);
                 *next = gap.sequence;
             }
             Some(Told::Exit(exit)) => {

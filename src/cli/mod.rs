@@ -7,13 +7,19 @@ mod create;
 mod doctor;
 mod egress;
 mod exec;
+mod inspect;
+mod kill;
 mod local;
+mod logs;
 mod ls;
 mod policy;
+mod ps;
 mod rm;
 mod run;
 mod serve;
 mod show;
+mod start;
+mod stop;
 mod terminal;
 mod tool;
 
@@ -65,8 +71,14 @@ enum Verb {
     Run(run::Run),
     Serve(serve::Serve),
     Create(create::Create),
+    Start(start::Start),
+    Stop(stop::Stop),
     Exec(exec::Exec),
     Ls(ls::Ls),
+    Inspect(inspect::Inspect),
+    Ps(ps::Ps),
+    Logs(logs::Logs),
+    Kill(kill::Kill),
     Rm(rm::Rm),
     Cp(cp::Cp),
     Tool(tool::Tool),
@@ -94,7 +106,13 @@ pub fn main() -> ExitCode {
         Verb::Run(verb) => (verb.run(shared), OUR_FAILURE),
         Verb::Exec(verb) => (verb.run(shared), OUR_FAILURE),
         Verb::Create(verb) => (verb.run(shared), 1),
+        Verb::Start(verb) => (verb.run(shared), 1),
+        Verb::Stop(verb) => (verb.run(shared), 1),
         Verb::Ls(verb) => (verb.run(shared), 1),
+        Verb::Inspect(verb) => (verb.run(shared), 1),
+        Verb::Ps(verb) => (verb.run(shared), 1),
+        Verb::Logs(verb) => (verb.run(shared), 1),
+        Verb::Kill(verb) => (verb.run(shared), 1),
         Verb::Rm(verb) => (verb.run(shared), 1),
         Verb::Cp(verb) => (verb.run(shared), 1),
         Verb::Tool(verb) => (verb.run(shared), 1),

@@ -65,6 +65,33 @@ pub(super) fn workspaces(all: &[Workspace], format: Format) -> Result<()> {
     table(&["KEY", "ID", "STATE", "STARTS", "CREATED", "WEAKER OR FAILED"], &rows)
 }
 
+/// Everything about one workspace.
+pub(super) fn workspace(workspace: &Workspace, format: Format) -> Result<()> {
+    let described = described(workspace);
+    if format == Format::Json {
+        return json(&described);
+    }
+    let mut rows = Vec::new();
+    flatten("", &described, &mut rows);
+    table(&["WHAT", "IS"], &rows)
+}
+
+/// One row for each value, named by its way from the top.
+fn flatten(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
+    let below = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(key, value)| flatten(&below(key), value, rows)),
+        Value::Array(layers) => {
+            for layer in layers {
+                let part = |key: &str| layer[key].as_str().unwrap_or_default().to_owned();
+                rows.push(vec![below(&part("name")), format!("{}: {}", part("status"), part("detail"))]);
+            }
+        }
+        Value::String(text) => rows.push(vec![name.to_owned(), text.clone()]),
+        other => rows.push(vec![name.to_owned(), other.to_string()]),
+    }
+}
+
 fn state(workspace: &Workspace) -> &'static str {
     match workspace.state() {
         WorkspaceState::Unspecified => "unknown",
@@ -97,6 +124,7 @@ fn described(workspace: &Workspace) -> Value {
         "failure": workspace.failure,
         "isolation": workspace.isolation.iter().map(layer).collect::<Vec<_>>(),
         "limits": workspace.limits,
+        "usage": workspace.usage,
         "policy_digest": workspace.policy_digest,
     })
 }

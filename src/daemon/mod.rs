@@ -73,7 +73,10 @@ async fn serve(socket: OwnedFd) -> Result<()> {
     let served = Served { workspaces: workspaces.clone(), tools };
     shutdown.spawn(crate::api::serve(listener, served, admitted, api.clone()));
     supervisor.tell(Ask::Serving).await?;
-    follow(&mut events, &workspaces).await;
+    if !follow(&mut events, &workspaces).await {
+        // Every init ends with the supervisor: a polite stop would only race with that, and tell of a stop.
+        bail!("the supervisor is gone");
+    }
     api.cancel();
     tokio::select! {
         () = workspaces.stop_all() => {}
@@ -116,15 +119,16 @@ async fn take_over(events: &mut Events, workspaces: &Workspaces) -> Result<()> {
     Ok(())
 }
 
-/// Until it is time to stop.
-async fn follow(events: &mut Events, workspaces: &Workspaces) {
+/// Until it is time to stop: true if the supervisor says so, false if it is gone.
+async fn follow(events: &mut Events, workspaces: &Workspaces) -> bool {
     while let Some((event, _)) = events.recv().await {
         match event {
             FromSupervisor::Ended { workspace, generation } => workspaces.ended(&workspace, generation).await,
-            FromSupervisor::Shutdown => return,
+            FromSupervisor::Shutdown => return true,
             event => tracing::warn!(?event, "unexpected message of the supervisor"),
         }
     }
+    false
 }
 
 fn assemble(

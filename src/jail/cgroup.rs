@@ -249,6 +249,12 @@ impl Group {
         self.directories.iter().map(open).collect()
     }
 
+    /// Its place in every tree that has one.
+    #[must_use]
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
     /// Where the kernel counts processes that it ended for want of memory.
     #[must_use]
     pub fn counter(&self) -> Option<&File> {

@@ -78,10 +78,11 @@ impl Jailer {
         prctl::set_pdeathsig(Signal::SIGKILL)
             .map_err(|error| Refusal::new("set the parent-death signal", error))?;
         let captured = network::capture()?;
+        let processes = root::processes()?;
         let mounts = self.mounts(&self.plan, mounts)?;
         let root = root::begin(&self.plan, mounts)?;
         nix::unistd::sethostname("hands").map_err(|error| Refusal::new("set the host name", error))?;
-        let context = init::Context { counter, rootless: self.rootless };
+        let context = init::Context { counter, processes, rootless: self.rootless };
         Ok(Waiting { root, captured, context })
     }
 

@@ -19,4 +19,5 @@ mod redirect;
 pub mod root;
 pub mod seccomp;
 pub mod setup;
+pub mod usage;
 pub mod wire;

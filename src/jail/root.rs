@@ -135,6 +135,15 @@ fn run(root: &OwnedFd, step: &Step, sources: &mut [Option<OwnedFd>]) -> Result<(
     }
 }
 
+/// A detached procfs that hides nothing, for init alone: what it has to end may be another's, or not dumpable. Made
+/// while an unmasked one is still mounted, without which the kernel allows none.
+///
+/// # Errors
+/// The kernel's.
+pub fn processes() -> Result<OwnedFd, Refusal> {
+    new_filesystem(c"proc", &[], READ_ONLY).map_err(refuse("make procfs", "for init"))
+}
+
 fn refuse<E: Into<io::Error>>(step: &str, object: impl AsRef<Path>) -> impl FnOnce(E) -> Refusal {
     move |error| Refusal::new(step, format!("{}: {}", object.as_ref().display(), error.into()))
 }

@@ -19,7 +19,7 @@ use crate::sys::seccomp::Instruction;
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     /// No such profile.
-    #[error("there is no seccomp profile {0:?}; use `default`")]
+    #[error("there is no seccomp profile {0:?}; use `default`, `strict` or `debug`")]
     UnknownProfile(String),
     /// The file is not what the schema asks.
     #[error("seccomp profile: {0}")]
@@ -36,15 +36,24 @@ pub enum FilterError {
 }
 
 /// The profile files, by name.
-const PROFILES: &[(&str, &str)] = &[("default", include_str!("../../policies/seccomp/default.json"))];
+const PROFILES: &[(&str, &str)] = &[
+    ("default", include_str!("../../policies/seccomp/default.json")),
+    ("strict", include_str!("../../policies/seccomp/strict.json")),
+    ("debug", include_str!("../../policies/seccomp/debug.json")),
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Profile {
     #[serde(rename = "description")]
     _description: String,
+    /// The profile that holds for every call that this one does not name.
+    extends: Option<String>,
+    #[serde(default)]
     allow: Vec<Allow>,
+    #[serde(default)]
     check: Vec<Check>,
+    #[serde(default)]
     deny: Vec<Deny>,
 }
 
@@ -145,9 +154,7 @@ fn answer(value: u32) -> Instruction {
 /// # Errors
 /// An unknown name, or a mistake in the data (which the tests of the shipped profiles exclude).
 pub fn compile(name: &str) -> Result<Vec<Instruction>, FilterError> {
-    let found = PROFILES.iter().find(|(known, _)| *known == name);
-    let (_, text) = found.ok_or_else(|| FilterError::UnknownProfile(name.to_owned()))?;
-    let table = table(serde_json::from_str(text)?)?;
+    let table = named(name)?;
     let mut program = vec![
         instruction(LOAD, 0, 0, OFFSET_ARCHITECTURE),
         instruction(JUMP_EQUAL, 1, 0, ARCHITECTURE),
@@ -158,6 +165,16 @@ pub fn compile(name: &str) -> Result<Vec<Instruction>, FilterError> {
     ];
     program.extend(search(&ranges(&table)));
     Ok(program)
+}
+
+/// The table of a profile over that of the one which it extends.
+fn named(name: &str) -> Result<BTreeMap<u32, Vec<Instruction>>, FilterError> {
+    let found = PROFILES.iter().find(|(known, _)| *known == name);
+    let (_, text) = found.ok_or_else(|| FilterError::UnknownProfile(name.to_owned()))?;
+    let profile: Profile = serde_json::from_str(text)?;
+    let mut below = profile.extends.as_deref().map(named).transpose()?.unwrap_or_default();
+    below.extend(table(profile)?);
+    Ok(below)
 }
 
 /// What is to be done, as code that ends in an answer, per call number.
@@ -325,7 +342,11 @@ mod tests {
     }
 
     fn verdict(number: libc::c_long, arguments: [u64; 6]) -> u32 {
-        let program = compile("default").expect("the shipped profile");
+        under("default", number, arguments)
+    }
+
+    fn under(profile: &str, number: libc::c_long, arguments: [u64; 6]) -> u32 {
+        let program = compile(profile).expect("the shipped profile");
         run(&program, ARCHITECTURE, u32::try_from(number).expect("positive"), arguments).0
     }
 
@@ -385,6 +406,37 @@ mod tests {
             assert_eq!(verdict(libc::SYS_unshare, [namespace, 0, 0, 0, 0, 0]), refused(Errno::EPERM));
         }
         assert_eq!(verdict(libc::SYS_unshare, [0x400, 0, 0, 0, 0, 0]), ALLOW);
+    }
+
+    #[test]
+    fn i_13_only_the_debug_profile_traces_and_it_opens_nothing_else() {
+        let all = 0..512;
+        let changed: Vec<libc::c_long> = all
+            .filter(|number| under("debug", *number, [0; 6]) != under("default", *number, [0; 6]))
+            .collect();
+        let mut expected =
+            vec![libc::SYS_ptrace, libc::SYS_kcmp, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev];
+        expected.sort_unstable();
+        assert_eq!(changed, expected);
+        assert_eq!(under("debug", libc::SYS_ptrace, [0; 6]), ALLOW);
+        for profile in ["default", "strict"] {
+            assert_eq!(under(profile, libc::SYS_ptrace, [0; 6]), refused(Errno::EPERM), "{profile}");
+        }
+    }
+
+    #[test]
+    fn i_08_strict_allows_nothing_that_default_refuses() {
+        for number in 0..512 {
+            for first in [0, 1, 2, 10, 16, 0x20000, 0xffff_ffff] {
+                let arguments = [first, 1, 0, 0, 0, 0];
+                let (strict, default) =
+                    (under("strict", number, arguments), under("default", number, arguments));
+                assert!(strict != ALLOW || default == ALLOW, "call {number} with {first:#x}");
+            }
+        }
+        assert_eq!(under("strict", libc::SYS_socket, [16, 3, 0, 0, 0, 0]), refused(Errno::EAFNOSUPPORT));
+        assert_eq!(under("strict", libc::SYS_shmget, [0; 6]), refused(Errno::ENOSYS));
+        assert_eq!(under("strict", libc::SYS_openat, [0; 6]), ALLOW);
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub struct Jail {
     pub link: Link,
     /// What was asked for.
     pub request: JailRequest,
-    _group: Group,
+    group: Group,
 }
 
 impl Jailer {
@@ -178,7 +178,7 @@ impl Jailer {
         match self.assign(&blank, &request) {
             Ok(()) => {
                 let Blank { child, range, link, group, owners: _ } = blank;
-                Ok(Jail { child, range, link, request, _group: group })
+                Ok(Jail { child, range, link, request, group })
             }
             Err(refusal) => {
                 blank.discard();
@@ -269,7 +269,7 @@ impl Jailer {
         limit("processes", limits.processes, true);
         limit("open_files", limits.open_files, true);
         limit("tmp", limits.tmp, true);
-        Report { layers, limits: shown }
+        Report { layers, limits: shown, groups: Vec::new() }
     }
 }
 
@@ -297,6 +297,12 @@ impl Blank {
 }
 
 impl Jail {
+    /// Its cgroups.
+    #[must_use]
+    pub fn groups(&self) -> Vec<std::path::PathBuf> {
+        self.group.directories().to_vec()
+    }
+
     /// Ends PID 1, and through it everything inside.
     pub fn kill(&self) {
         kill(&self.child);

@@ -187,6 +187,8 @@ pub struct Report {
     pub layers: Vec<(String, Strength, String)>,
     /// Limits in force.
     pub limits: BTreeMap<String, String>,
+    /// Its cgroups, where what it uses is counted.
+    pub groups: Vec<std::path::PathBuf>,
 }
 
 /// How strong a layer is.

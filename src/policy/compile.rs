@@ -247,16 +247,25 @@ impl Problems {
     }
 
     fn process(&mut self, typed: document::Process) -> ProcessRights {
-        let rights = ProcessRights::default();
+        let mut rights = ProcessRights::default();
         if let Some(user) = typed.user.filter(|user| user.value != rights.user) {
             self.add(user.referenced, Fault::User(user.value));
         }
-        if let Some(profile) = typed.seccomp.filter(|profile| profile.value != rights.seccomp) {
-            self.add(profile.referenced, Fault::Seccomp(profile.value));
+        let ptrace = typed.ptrace.as_ref().is_some_and(|flag| flag.value);
+        let profile = typed.seccomp.as_ref().map_or(rights.seccomp.as_str(), |profile| &profile.value);
+        let place = typed.seccomp.as_ref().map(|profile| profile.referenced);
+        match (profile, ptrace) {
+            ("default" | "strict", false) => rights.seccomp = profile.to_owned(),
+            ("default" | "debug", true) => rights.seccomp = "debug".to_owned(),
+            ("debug" | "strict", _) => {
+                place.into_iter().for_each(|place| self.add(place, Fault::Ptrace));
+            }
+            (unknown, _) => {
+                let fault = Fault::Seccomp(unknown.to_owned());
+                place.into_iter().for_each(|place| self.add(place, fault.clone()));
+            }
         }
-        if let Some(ptrace) = typed.ptrace.filter(|flag| flag.value) {
-            self.add(ptrace.referenced, Fault::Unsupported("ptrace: true"));
-        }
+        rights.ptrace = ptrace;
         rights
     }
 }

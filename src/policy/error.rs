@@ -127,9 +127,12 @@ pub enum Fault {
     /// A user other than `agent`.
     #[error("user {0:?} is not supported yet: write 'user: agent'")]
     User(String),
-    /// A profile other than `default`.
-    #[error("seccomp profile {0:?} is not supported yet: write 'seccomp: default'")]
+    /// No profile has that name.
+    #[error("there is no seccomp profile {0:?}: write 'seccomp: default', 'strict' or 'debug'")]
     Seccomp(String),
+    /// The debug profile is what tracing needs, and for nothing else.
+    #[error("'ptrace: true' and 'seccomp: debug' go together: write both, or neither")]
+    Ptrace,
     /// An amount that is none.
     #[error("{key}: {text:?} is {source}")]
     Quantity {

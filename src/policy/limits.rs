@@ -31,9 +31,9 @@ pub struct Limits {
 pub struct ProcessRights {
     /// The user that commands run as; only `agent`.
     pub user: String,
-    /// The system call profile; only `default`.
+    /// The system call profile: `default`, `strict`, or `debug` if commands may trace.
     pub seccomp: String,
-    /// Whether commands may trace each other; always false, since that is not supported yet.
+    /// Whether commands may trace each other.
     pub ptrace: bool,
 }
 

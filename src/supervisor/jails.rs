@@ -175,7 +175,9 @@ impl Jails {
         let refusal = match held.jail.link.try_receive::<Setup>() {
             Err(LinkError::Full) => return None,
             Ok((Setup::Ready { landlock, ipv6 }, listeners)) => {
-                match ready(held, listeners, self.jailer.report(&held.jail.request.limits, landlock, ipv6)) {
+                let mut report = self.jailer.report(&held.jail.request.limits, landlock, ipv6);
+                report.groups = held.jail.groups();
+                match ready(held, listeners, report) {
                     Ok((report, descriptors)) => {
                         return Some((
                             FromSupervisor::Answer { id, result: Ok(Done::Started(report)) },

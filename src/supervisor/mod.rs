@@ -18,35 +18,18 @@ mod operator;
 mod sealed;
 mod state_dir;
 
-pub use state_dir::SOCKET;
-
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::config::ServeOptions;
 use crate::sys::process::adopt_descriptor;
 
 /// Jails that are made ahead of time, so that a start need not wait for the kernel; 0.4 MiB each.
 const SPARE: usize = 8;
 /// The same for a supervisor that somebody brought up for one command.
 const SPARE_FOR_ONE: usize = 1;
-
-/// What `hands serve` was asked for.
-#[derive(Debug, Default)]
-pub struct ServeOptions {
-    /// Where everything that lasts is kept.
-    pub state_dir: PathBuf,
-    /// The operator's configuration.
-    pub config: Option<PathBuf>,
-    /// The operator's credentials; overrides the configuration's.
-    pub credentials: Option<PathBuf>,
-    /// Read end of a pipe; when its other end closes, everything ends.
-    pub lifeline: Option<RawFd>,
-    /// Where one line is written: `ok`, or `error: ` and why not.
-    pub ready: Option<RawFd>,
-}
 
 /// Why the supervisor ended before its time: what, which object, what to do.
 #[derive(Debug, thiserror::Error)]

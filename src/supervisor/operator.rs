@@ -12,8 +12,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::statfs::statfs;
 use nix::unistd::{User, geteuid};
 
-use super::{Failure, ServeOptions};
-use crate::config::Config;
+use super::Failure;
+use crate::config::{Config, ServeOptions};
 use crate::credential::{self, Source};
 use crate::jail::wire::{Changes, Document, Refusal};
 use crate::policy::Policy;

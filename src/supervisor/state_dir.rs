@@ -11,9 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
 use super::Failure;
+use crate::config::SOCKET;
 
-/// Name of the API's socket in the state directory.
-pub const SOCKET: &str = "hands.sock";
 /// Bytes of a socket path that the kernel takes, the closing NUL excluded (unix(7)).
 const LONGEST_SOCKET: usize = 107;
 /// Directories that only the supervisor changes.

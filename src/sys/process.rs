@@ -26,6 +26,9 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
+/// Bytes of stack for the steps between fork and exec.
+const STACK: usize = 256 * 1024;
+
 /// `CLONE_INTO_CGROUP` of `linux/sched.h`, too wide for the constant of `libc`.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
@@ -66,6 +69,22 @@ pub fn fork() -> io::Result<Forked<Pid>> {
         nix::unistd::ForkResult::Child => Ok(Forked::Child),
         nix::unistd::ForkResult::Parent { child } => Ok(Forked::Parent(child)),
     }
+}
+
+/// Runs `child` in a new process while the caller waits until it has exec'd or ended (`CLONE_VM | CLONE_VFORK`). Both
+/// have one memory, so nothing is copied; `child` may use what it captures but must not end by unwinding. What it
+/// returns is its exit code.
+///
+/// # Errors
+/// `EAGAIN` at a process limit, `ENOMEM`.
+pub fn fork_in_place(child: impl FnOnce() -> u8) -> io::Result<Pid> {
+    let mut stack = vec![0_u8; STACK];
+    let mut child = Some(child);
+    let run = Box::new(|| child.take().map_or(1, |child| isize::from(child())));
+    let flags = nix::sched::CloneFlags::CLONE_VM | nix::sched::CloneFlags::CLONE_VFORK;
+    // SAFETY: the caller has one thread and is suspended while the child, on a stack of its own, uses its memory;
+    // both the stack and the closure outlive that.
+    Ok(unsafe { nix::sched::clone(run, &mut stack, flags, Some(libc::SIGCHLD)) }?)
 }
 
 /// Ends the process at once, without running exit handlers of the program it was forked from.

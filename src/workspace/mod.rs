@@ -229,18 +229,33 @@ impl Workspaces {
         self.running(name)
     }
 
-    /// A workspace by id or key.
+    /// A workspace by id or key, with what it uses.
     ///
     /// # Errors
     /// [`Reason::NotFound`].
     pub async fn get(&self, name: &str) -> Result<View, WorkspaceError> {
-        Ok(self.find(name)?.view())
+        let workspace = self.find(name)?;
+        let mut view = workspace.view();
+        if let Some(running) = &workspace.published.borrow().running {
+            view.usage = crate::jail::usage::read(&running.report.groups);
+        }
+        Ok(view)
     }
 
     /// All workspaces, sorted by id.
     #[must_use]
     pub fn list(&self) -> Vec<View> {
         self.table().by_id.values().map(|workspace| workspace.view()).collect()
+    }
+
+    /// Starts a workspace as it is described. Nothing happens if it runs.
+    ///
+    /// # Errors
+    /// [`Reason::NotFound`]; what the start says.
+    pub async fn start(&self, name: &str) -> Result<View, WorkspaceError> {
+        let workspace = self.find(name)?;
+        workspace.ask(|reply| Request::Start(None, reply)).await?;
+        Ok(workspace.view())
     }
 
     /// Ends all commands (TERM, then KILL) and keeps the files. Nothing happens if it does not run.
@@ -445,6 +460,7 @@ impl Workspace {
             created: self.record.created,
             isolation: Vec::new(),
             limits: BTreeMap::new(),
+            usage: BTreeMap::new(),
             policy_digest: String::new(),
         };
         if let Some(running) = &now.running {

@@ -96,6 +96,8 @@ pub struct View {
     pub isolation: Vec<Layer>,
     /// Limits that the kernel enforces now; empty unless running. Name and printable value, for example `memory` and `2147483648`.
     pub limits: BTreeMap<String, String>,
+    /// What it uses and has used at most, where cgroups count it; told for one workspace, not in lists.
+    pub usage: BTreeMap<String, u64>,
     /// SHA-256 of the effective policy document, in hex.
     pub policy_digest: String,
 }

@@ -191,6 +191,60 @@ fn tools_of_the_host_work() {
     });
 }
 
+/// Makes a workspace whose policy has these process rights.
+fn with_rights(host: &crate::host::Host, key: &str, rights: &str) {
+    let policy = host.write("rights.yaml", &format!("version: 1\nprocess: {{ {rights} }}\n"));
+    host.ok(&["create", key, "--policy", policy.to_str().expect("text")]);
+}
+
+#[test]
+fn i_13_a_command_traces_only_where_the_policy_says_so() {
+    if !has("python3") {
+        return;
+    }
+    check_served(|host| {
+        with_rights(host, "debug", "ptrace: true");
+        // PTRACE_ATTACH to a child, and to the keeper, which is in nobody's reach.
+        let script = "import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+child = os.fork()
+if child == 0:
+    import signal; signal.pause()
+for pid in (child, os.getppid(), 1):
+    print(libc.ptrace(16, pid, 0, 0), end=' ')
+os.kill(child, 9)";
+        let told = |key| host.ok(&["exec", key, "--", "python3", "-c", script]);
+        assert_eq!(told("w").trim(), "-1 -1 -1");
+        assert_eq!(told("debug").trim(), "0 -1 -1", "{:?}", host.mode);
+    });
+}
+
+#[test]
+fn i_10_ordinary_tools_work_under_the_strict_profile() {
+    check_served(|host| {
+        with_rights(host, "strict", "seccomp: strict");
+        let tools = [
+            ("bash", "bash -c 'cat <(echo a | tr a b)'", "b"),
+            (
+                "git",
+                "git init -q g && cd g && git -c user.name=a -c user.email=a@example.com commit -q --allow-empty -m x && git log --oneline | wc -l",
+                "1",
+            ),
+            (
+                "python3",
+                "python3 -c 'import threading, ssl, sqlite3, multiprocessing as m; print(sum(m.Pool(2).map(abs, [-1, 2])))'",
+                "3",
+            ),
+            ("node", "node -e 'setTimeout(() => console.log(1 + 1), 1)'", "2"),
+        ];
+        for (tool, script, expected) in tools {
+            if has(tool) {
+                assert_eq!(host.ok(&["exec", "strict", "--", "sh", "-c", script]).trim(), expected, "{tool}");
+            }
+        }
+    });
+}
+
 #[test]
 fn i_21_two_workspaces_share_nothing() {
     check_served(|host| {
@@ -232,10 +286,9 @@ fn r_13_a_limit_that_cannot_be_held_is_an_error_and_one_that_can_is_held() {
             "--",
             "sh",
             "-c",
-            "for i in $(seq 60); do sleep 100 & done; wait",
+            "(for i in $(seq 60); do sleep 100 & done; wait); kill -9 -1; exit 1",
         ]);
         assert!(!output.status.success() && text(&output.stderr).to_lowercase().contains("fork"), "r_01");
-        host.output(&["exec", "small", "--", "sh", "-c", "kill -9 -1"]);
         let output =
             host.output(&["exec", "small", "--", "sh", "-c", "head -c 2000000 /dev/zero > /tmp/big"]);
         assert!(text(&output.stderr).contains("No space left"), "r_05: {}", text(&output.stderr));

@@ -12,3 +12,5 @@ mod lifecycle;
 mod policy;
 mod run;
 mod tools;
+mod trees;
+mod verbs;

@@ -5,6 +5,7 @@
 
 mod change;
 mod files;
+mod keeper;
 mod process;
 mod search;
 mod spawn;
@@ -12,7 +13,7 @@ mod stdin;
 mod tree;
 mod walk;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -25,7 +26,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id as Whom, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
+use self::keeper::Word;
 use self::process::Process;
+use self::tree::Tree;
 use super::link::{Link, LinkError};
 use super::wire::{Failure, FromInit, Order, Outcome, ToInit};
 use crate::id::Id;
@@ -40,6 +43,8 @@ const HELPERS: usize = 64;
 pub struct Context {
     /// The kernel's counter of processes ended for want of memory.
     pub counter: Option<File>,
+    /// All processes of the workspace, also those that `/proc` does not show to init.
+    pub processes: OwnedFd,
     /// Whether commands run under init's own uid.
     pub rootless: bool,
 }
@@ -52,6 +57,7 @@ enum Source {
     Output(Id, crate::journal::Stream),
     Input(Id),
     Exec(Id),
+    Keeper(Id),
 }
 
 struct Init {
@@ -62,6 +68,7 @@ struct Init {
     sources: HashMap<u64, Source>,
     next_source: u64,
     processes: BTreeMap<Id, Process>,
+    trees: BTreeMap<Id, Tree>,
     helpers: Vec<Pid>,
     outbox: VecDeque<FromInit>,
     blocked: bool,
@@ -92,6 +99,7 @@ impl Init {
             sources: HashMap::new(),
             next_source: 0,
             processes: BTreeMap::new(),
+            trees: BTreeMap::new(),
             helpers: Vec::new(),
             outbox: VecDeque::new(),
             blocked: false,
@@ -151,13 +159,14 @@ impl Init {
             Source::Output(id, stream) => self.output(&id, stream),
             Source::Input(id) => self.feed(&id),
             Source::Exec(id) => self.executed(&id),
+            Source::Keeper(id) => self.heard(&id),
         }
         Ok(())
     }
 
     /// Time to the nearest deadline.
     fn timeout(&self) -> EpollTimeout {
-        let nearest = self.processes.values().filter_map(Process::deadline).chain(self.stop).min();
+        let nearest = self.trees.values().filter_map(Tree::deadline).chain(self.stop).min();
         let Some(at) = nearest else { return EpollTimeout::NONE };
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         EpollTimeout::try_from(left.min(Duration::from_secs(3600))).unwrap_or(EpollTimeout::NONE)
@@ -254,17 +263,67 @@ impl Init {
     fn reap(&mut self) {
         while let Ok(Some(_signal)) = self.children.read_signal() {}
         loop {
-            let (pid, ended) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Ended::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ended::Signal(signal as i32)),
+            match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+                Ok(WaitStatus::Exited(pid, code)) => self.reaped(pid, Ended::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => self.reaped(pid, Ended::Signal(signal as i32)),
+                Ok(WaitStatus::Stopped(pid, _)) => self.stopped(pid),
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
-            self.helpers.retain(|helper| *helper != pid);
-            let found = self.processes.values().find(|process| process.pid() == Some(pid));
-            if let Some(id) = found.map(|process| process.id().clone()) {
-                self.ended(&id, ended);
+                Ok(_) => {}
             }
+        }
+    }
+
+    fn reaped(&mut self, pid: Pid, ended: Ended) {
+        self.helpers.retain(|helper| *helper != pid);
+        let keeper = self.trees.iter().find(|(_, tree)| tree.keeper() == pid);
+        if let Some(id) = keeper.map(|(id, _)| id.clone()) {
+            return self.keeper_ended(&id, ended);
+        }
+        let found = self.processes.values().find(|process| process.pid() == Some(pid));
+        if let Some(id) = found.map(|process| process.id().clone()) {
+            self.ended(&id, ended);
+        }
+    }
+
+    /// Rootless, a command can stop its keeper, which must go on.
+    fn stopped(&self, pid: Pid) {
+        if self.trees.values().any(|tree| tree.keeper() == pid)
+            && let Err(errno) = kill(pid, Signal::SIGCONT)
+        {
+            tracing::debug!(%pid, %errno, "continue a keeper");
+        }
+    }
+
+    /// A keeper has something to say.
+    pub(super) fn heard(&mut self, id: &Id) {
+        while let Some(link) = self.trees.get(id).and_then(|tree| tree.link.as_ref()) {
+            match link.try_receive::<Word>() {
+                Ok((Word::Begun(pid), _)) => {
+                    let process = self.processes.get_mut(id);
+                    process.into_iter().for_each(|process| process.begun(Pid::from_raw(pid)));
+                }
+                Ok((Word::Ended(outcome), _)) => self.ended(id, outcome),
+                Err(LinkError::Full) => return,
+                Err(_gone) => return self.forget(|source| matches!(source, Source::Keeper(of) if of == id)),
+            }
+        }
+    }
+
+    /// Nothing is left of a command; or, rootless, a command has killed a keeper. Then what the keeper had comes to us
+    /// and ends, for it could not be told from another's any more.
+    fn keeper_ended(&mut self, id: &Id, how: Ended) {
+        self.heard(id);
+        self.forget(|source| matches!(source, Source::Keeper(of) if of == id));
+        self.trees.remove(id);
+        if how != Ended::Code(0) && self.stop.is_none() {
+            let keepers = self.trees.values().map(Tree::keeper);
+            let ours: BTreeSet<Pid> = keepers.chain(self.helpers.iter().copied()).collect();
+            tree::send(&self.context.processes, (Pid::this(), &ours), Signal::SIGKILL);
+        }
+        // A command whose number is known is our own child now and will be reaped like one.
+        let process = self.processes.get(id).filter(|process| process.running());
+        if process.is_some_and(|process| process.pid().is_none()) {
+            self.ended(id, Ended::Signal(Signal::SIGKILL as i32));
         }
     }
 
@@ -286,6 +345,9 @@ impl Init {
         };
         let status = ExitStatus { outcome, cause };
         process.exit(status);
+        // Closes the link: the keeper may reap now.
+        self.trees.get_mut(id).into_iter().for_each(Tree::command_ended);
+        self.forget(|source| matches!(source, Source::Keeper(of) if of == id));
         self.flow(id);
         let Some(process) = self.processes.get_mut(id) else { return };
         let failed_start = process.failed_start();
@@ -321,8 +383,12 @@ impl Init {
             everybody(Signal::SIGKILL);
             self.stop = Some(now + Duration::from_millis(50));
         }
-        for process in self.processes.values_mut() {
-            process.enforce(now);
+        for (id, tree) in &mut self.trees {
+            if tree.enforce(&self.context.processes, now)
+                && let Some(process) = self.processes.get_mut(id)
+            {
+                process.blame(Cause::TimedOut);
+            }
         }
     }
 }

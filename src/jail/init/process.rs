@@ -1,17 +1,15 @@
 //! One command: its descriptors, its journal, its deadlines, its end.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
-
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, read};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::wire::{Failure, Outcome, Reach};
 use super::stdin::Stdin;
-use super::{Init, Source, tree};
+use super::{Init, Source};
 use crate::id::Id;
 use crate::journal::{Cause, ExitStatus, Kind, Outcome as Ended, Stream, Writer};
 use crate::sys::terminal;
@@ -24,7 +22,8 @@ const TURNS: usize = 8;
 /// A command that runs, or has ended while something still holds its outputs.
 pub(super) struct Process {
     id: Id,
-    pid: Pid,
+    /// Unknown until its keeper has told.
+    pid: Option<Pid>,
     running: bool,
     journal: Writer,
     pub(super) stdout: Option<OwnedFd>,
@@ -35,7 +34,6 @@ pub(super) struct Process {
     /// Where the child tells that it could not run the program, and the order that waits to hear.
     exec: Option<(OwnedFd, u64)>,
     failed: bool,
-    limits: TimeLimits,
     starved_before: u64,
     blame: Option<Cause>,
     signaled: Option<i32>,
@@ -52,23 +50,11 @@ struct Flow {
     stalled: bool,
 }
 
-/// Deadlines of a command.
-pub(super) struct TimeLimits {
-    /// When TERM is due.
-    pub(super) term: Option<Instant>,
-    /// When KILL is due.
-    pub(super) kill: Option<Instant>,
-    /// Time between the two.
-    pub(super) grace: Duration,
-}
-
 /// What a new process begins with.
 pub(super) struct Begun {
     pub(super) id: Id,
-    pub(super) pid: Pid,
     pub(super) journal: Writer,
     pub(super) exec: (OwnedFd, u64),
-    pub(super) limits: TimeLimits,
     pub(super) starved_before: u64,
     /// Bytes that may be ahead of a reader for which the command waits.
     pub(super) window: Option<u64>,
@@ -78,7 +64,7 @@ impl Process {
     pub(super) fn new(begun: Begun) -> Self {
         Self {
             id: begun.id,
-            pid: begun.pid,
+            pid: None,
             running: true,
             journal: begun.journal,
             stdout: None,
@@ -87,7 +73,6 @@ impl Process {
             terminal: None,
             exec: Some(begun.exec),
             failed: false,
-            limits: begun.limits,
             starved_before: begun.starved_before,
             blame: None,
             signaled: None,
@@ -108,7 +93,16 @@ impl Process {
 
     /// Its number, as long as it has not been reaped and so nobody else can have it.
     pub(super) fn pid(&self) -> Option<Pid> {
-        self.running.then_some(self.pid)
+        self.pid.filter(|_| self.running)
+    }
+
+    pub(super) fn running(&self) -> bool {
+        self.running
+    }
+
+    /// Its keeper has started it.
+    pub(super) fn begun(&mut self, pid: Pid) {
+        self.pid = Some(pid);
     }
 
     /// Where the child tells of a failed exec, until that is settled.
@@ -143,27 +137,6 @@ impl Process {
     pub(super) fn cause(&self, outcome: Ended) -> Option<Cause> {
         let asked = matches!((outcome, self.signaled), (Ended::Signal(by), Some(sent)) if by == sent);
         self.blame.or(asked.then_some(Cause::Cancelled))
-    }
-
-    /// When something is due.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        if self.running { self.limits.term.into_iter().chain(self.limits.kill).min() } else { None }
-    }
-
-    pub(super) fn enforce(&mut self, now: Instant) {
-        if !self.running {
-            return;
-        }
-        if self.limits.term.is_some_and(|at| at <= now) {
-            self.limits.term = None;
-            self.limits.kill = Some(now + self.limits.grace);
-            self.blame(Cause::TimedOut);
-            tree::signal(self.pid, Signal::SIGTERM as i32);
-        }
-        if self.limits.kill.is_some_and(|at| at <= now) {
-            self.limits.kill = None;
-            tree::signal(self.pid, Signal::SIGKILL as i32);
-        }
     }
 
     /// Everything that is in the pipes now: what the command wrote before it ended.
@@ -307,7 +280,7 @@ impl Init {
         self.processes.remove(id);
         self.forget(|source| match source {
             Source::Output(of, _) | Source::Input(of) | Source::Exec(of) => of == id,
-            Source::Link | Source::Children => false,
+            Source::Link | Source::Children | Source::Keeper(_) => false,
         });
         if !failed {
             self.flush_growth(id);
@@ -322,6 +295,8 @@ impl Init {
 
     /// The child runs its program now, or has said why it can't.
     pub(super) fn executed(&mut self, id: &Id) {
+        // Whoever hears that the command runs may signal it: its number was told before.
+        self.heard(id);
         let Some(process) = self.processes.get_mut(id) else { return };
         let Some((pipe, order)) = process.exec.take() else { return };
         let mut told = [0_u8; 256];
@@ -344,21 +319,23 @@ impl Init {
     }
 
     pub(super) fn signal(&mut self, id: &Id, signal: i32, reach: Reach) -> Result<Outcome, Failure> {
+        let nobody = || failure("find the process", Errno::ESRCH);
         let process = self.processes.get_mut(id).filter(|process| process.running);
-        let process = process.ok_or_else(|| failure("find the process", Errno::ESRCH))?;
-        // Not reaped yet, so the number is still the command's.
-        let pid = process.pid;
-        let sent = match reach {
-            Reach::Process => nix::sys::signal::kill(pid, signal_of(signal)?),
-            Reach::Group => nix::sys::signal::killpg(pid, signal_of(signal)?),
-            Reach::Tree => {
-                signal_of(signal)?;
-                tree::signal(pid, signal);
-                Ok(())
-            }
-        };
-        sent.map_err(|errno| failure("signal", errno))?;
-        if signal != 0 {
+        let number = signal_of(signal)?;
+        if reach == Reach::Tree {
+            // Also what an ended command has left behind.
+            let tree = self.trees.get_mut(id).ok_or_else(nobody)?;
+            number.into_iter().for_each(|number| tree.signal(&self.context.processes, number));
+        } else {
+            // Not reaped yet, so the number is still the command's.
+            let pid = process.as_ref().and_then(|process| process.pid).ok_or_else(nobody)?;
+            let sent = match reach {
+                Reach::Group => nix::sys::signal::killpg(pid, number),
+                _ => nix::sys::signal::kill(pid, number),
+            };
+            sent.map_err(|errno| failure("signal", errno))?;
+        }
+        if let (Some(process), Some(_)) = (process, number) {
             process.signaled = Some(signal);
         }
         Ok(Outcome::Done)

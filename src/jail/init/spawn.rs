@@ -1,8 +1,7 @@
-//! Starting a command: pipes or a terminal, a fork, and the few steps between fork and exec.
+//! Starting a command: pipes or a terminal, its keeper, and the few steps between the keeper's fork and exec.
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
@@ -15,15 +14,17 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchdir, pipe2, setfsuid, setsid};
 
+use super::super::link::Link;
 use super::super::lockdown;
 use super::super::plan::AGENT;
 use super::super::wire::{Failure, StartOrder};
-use super::process::{Begun, Process, TimeLimits, failure, from_io};
+use super::process::{Begun, Process, failure, from_io};
 use super::stdin::Stdin;
-use super::{Init, Source};
+use super::tree::{TimeLimits, Tree};
+use super::{Init, Source, keeper};
 use crate::id::Id;
 use crate::journal::{Kind, Limits, Stream, Writer};
-use crate::sys::process::{Forked, close_on_exec_from, default_signals, exit_now, fork};
+use crate::sys::process::{Forked, close_on_exec_from, default_signals, fork};
 use crate::sys::terminal;
 
 /// Least that is kept of the output of a command that waits for its reader, in bytes: more than one read may bring.
@@ -59,12 +60,17 @@ impl Init {
         journal.append(header).map_err(|error| from_io("write the journal", &error))?;
         let wiring = self.wire(&order).map_err(|errno| failure("make pipes", errno))?;
         let (told, tell) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failure("make pipes", errno))?;
+        let (link, theirs) = Link::pair().map_err(|error| from_io("make a socket pair", &error))?;
         let starved_before = self.starved();
-        let pid = match fork().map_err(|error| from_io("fork", &error))? {
-            Forked::Child => child(&order, &wiring, tell, self.context.rootless),
+        let rootless = self.context.rootless;
+        let keeper = match fork().map_err(|error| from_io("fork", &error))? {
+            Forked::Child => {
+                let command = || become_command(&order, &wiring, rootless);
+                keeper::keep(&theirs, command, |failure| refuse(&tell, failure))
+            }
             Forked::Parent(pid) => pid,
         };
-        drop(tell);
+        drop((tell, theirs));
         let now = Instant::now();
         let term = order.timeout.map(|limit| now + Duration::from_millis(limit));
         let limits = TimeLimits { term, kill: None, grace: Duration::from_millis(order.grace) };
@@ -72,9 +78,11 @@ impl Init {
         let exec = (told, order_id);
         // Half of what is kept is kept from the end: a reader this far behind finds everything.
         let window = order.lossless.then_some(keep / 4);
-        let process =
-            Process::new(Begun { id: id.clone(), pid, journal, exec, limits, starved_before, window });
-        self.adopt(&id, process, wiring).map_err(|errno| failure("watch the command", errno))
+        let process = Process::new(Begun { id: id.clone(), journal, exec, starved_before, window });
+        let watched = self.watch(link.socket().as_fd(), EpollFlags::EPOLLIN, Source::Keeper(id.clone()));
+        self.trees.insert(id.clone(), Tree::new(keeper, link, limits));
+        let watched = watched.and_then(|()| self.adopt(&id, process, wiring));
+        watched.map_err(|errno| failure("watch the command", errno))
     }
 
     fn adopt(&mut self, id: &Id, mut process: Process, wiring: Wiring) -> nix::Result<()> {
@@ -147,17 +155,16 @@ fn nonblocking(pipe: &OwnedFd) -> nix::Result<()> {
     nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
 }
 
-/// The child's half: it becomes the command, or tells why not.
-fn child(order: &StartOrder, wiring: &Wiring, tell: OwnedFd, rootless: bool) -> ! {
-    let failed = become_command(order, wiring, rootless);
-    if let Ok(bytes) = postcard::to_stdvec(&failed)
-        && File::from(tell).write_all(&bytes).is_err()
+/// Tells init why the command does not run.
+fn refuse(tell: &OwnedFd, failed: &Failure) {
+    if let Ok(bytes) = postcard::to_stdvec(failed)
+        && let Err(errno) = nix::unistd::write(tell, &bytes)
     {
-        exit_now(126);
+        tracing::debug!(%errno, "init does not read it any more");
     }
-    exit_now(127);
 }
 
+/// The child's half: it becomes the command, or returns why not.
 fn become_command(order: &StartOrder, wiring: &Wiring, rootless: bool) -> Failure {
     let prepared = prepare(order, wiring, rootless);
     match prepared.and_then(|()| exec(order)) {

@@ -32,7 +32,8 @@ fn y_03_mistakes_in_the_document_are_told_with_place_and_fix() {
     check("version: 1\negress: { rules: 5 }\n", "2:18", "");
     check("version: 1\nprocess: { user: root }\n", "2:18", "write 'user: agent'");
     check("version: 1\nprocess: { seccomp: none }\n", "2:21", "write 'seccomp: default'");
-    check("version: 1\nprocess: { ptrace: true }\n", "2:20", "not supported yet");
+    check("version: 1\nprocess: { seccomp: debug }\n", "2:21", "go together");
+    check("version: 1\nprocess: { seccomp: strict, ptrace: true }\n", "2:21", "go together");
     check("version: 1\nlimits: { memory: 2GB }\n", "2:19", "GiB");
     check("version: 1\nlimits: { memory: -1 }\n", "2:19", "GiB");
     check("version: 1\nlimits: { cpus: 0 }\n", "2:17", "cores");
@@ -204,4 +205,17 @@ fn the_document_of_the_manual_is_read() {
     assert_eq!(policy.process().user, "agent");
     assert!(ask(&policy, "GET", "https://registry.npmjs.org/left-pad").is_ok());
     assert!(ask(&policy, "PUT", "https://registry.npmjs.org/left-pad").is_err());
+}
+
+#[test]
+fn i_13_tracing_is_a_right_of_its_own_with_a_profile_of_its_own() {
+    let profile = |process: &str| {
+        let policy =
+            Policy::parse(&format!("version: 1\nprocess: {{ {process} }}\n"), "p").expect("a policy");
+        (policy.process().seccomp.clone(), policy.process().ptrace)
+    };
+    assert_eq!(profile("user: agent"), ("default".to_owned(), false));
+    assert_eq!(profile("ptrace: true"), ("debug".to_owned(), true));
+    assert_eq!(profile("seccomp: debug, ptrace: true"), ("debug".to_owned(), true));
+    assert_eq!(profile("seccomp: strict"), ("strict".to_owned(), false));
 }

@@ -1,0 +1,31 @@
+//! `hands stop`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{Shared, block_on, show};
+use crate::api::proto::WorkspaceServiceStopRequest;
+
+/// Stop workspaces: commands get TERM, 3 seconds later KILL; files stay
+#[derive(Debug, clap::Args)]
+pub(super) struct Stop {
+    /// Keys or ids
+    #[arg(required = true)]
+    workspaces: Vec<String>,
+}
+
+impl Stop {
+    pub(super) fn run(self, shared: &Shared) -> Result<ExitCode> {
+        block_on(async {
+            let mut client = shared.connect().await?.workspaces();
+            let mut done = Vec::new();
+            for workspace in self.workspaces {
+                let answer = client.stop(WorkspaceServiceStopRequest { workspace }).await?;
+                done.extend(answer.into_inner().workspace);
+            }
+            show::workspaces(&done, shared.output)?;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
