@@ -1,5 +1,11 @@
-//! The program `hands`: everything is in the library, beginning with the table of verbs in `cli`.
+//! The program `hands`: the command line, and the two programs that it may become.
+
+use hands::cli::Programs;
 
 fn main() -> std::process::ExitCode {
-    hands::cli::main()
+    hands::cli::main(&Programs {
+        serve: hands::supervisor::serve,
+        daemon: hands::daemon::main,
+        doctor: hands::supervisor::doctor::report,
+    })
 }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Format, Shared, show};
-use crate::supervisor::doctor::{Line, report};
-use crate::workspace::LayerStatus;
+use super::{Format, Programs, Shared, show};
+use crate::jail::finding::Finding;
+use crate::jail::wire::Strength;
 
 /// Show what this host can enforce, layer by layer, and what to do about what it can't
 ///
@@ -17,15 +17,15 @@ pub(super) struct Doctor {}
 
 impl Doctor {
     #[expect(clippy::unused_self, reason = "every verb is called the same way")]
-    pub(super) fn run(self, shared: &Shared) -> Result<ExitCode> {
-        let lines = report(&shared.state_dir()?);
+    pub(super) fn run(self, shared: &Shared, programs: &Programs) -> Result<ExitCode> {
+        let lines = (programs.doctor)(&shared.state_dir()?);
         match shared.output {
             Format::Json => show::json(&Value::Array(lines.iter().map(described).collect()))?,
             Format::Table => {
-                let row = |line: &Line| {
+                let row = |line: &Finding| {
                     vec![
                         line.layer.clone(),
-                        word(line.status).into(),
+                        word(line.strength).into(),
                         line.found.clone(),
                         line.remedy.clone(),
                     ]
@@ -36,19 +36,19 @@ impl Doctor {
                 )?;
             }
         }
-        let jail = lines.iter().any(|line| line.layer == "jail" && line.status == LayerStatus::InForce);
+        let jail = lines.iter().any(|line| line.layer == "jail" && line.strength == Strength::InForce);
         Ok(if jail { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-fn word(status: LayerStatus) -> &'static str {
+fn word(status: Strength) -> &'static str {
     match status {
-        LayerStatus::InForce => "in force",
-        LayerStatus::Weaker => "weaker",
-        LayerStatus::Missing => "missing",
+        Strength::InForce => "in force",
+        Strength::Weaker => "weaker",
+        Strength::Missing => "missing",
     }
 }
 
-fn described(line: &Line) -> Value {
-    json!({ "layer": line.layer, "status": word(line.status), "found": line.found, "remedy": line.remedy })
+fn described(line: &Finding) -> Value {
+    json!({ "layer": line.layer, "status": word(line.strength), "found": line.found, "remedy": line.remedy })
 }

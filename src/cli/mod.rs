@@ -25,13 +25,15 @@ mod tool;
 
 use std::future::Future;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::api::client::{Client, Status};
+use crate::config::ServeOptions;
+use crate::jail::finding::Finding;
 
 /// Exit code of a failure of our own in `run` and `exec`, as env(1) has it.
 const OUR_FAILURE: u8 = 125;
@@ -91,9 +93,20 @@ enum Verb {
     Daemon,
 }
 
+/// The other programs in this binary, which `main` knows and the command line does not.
+#[derive(Clone, Copy, Debug)]
+pub struct Programs {
+    /// The supervisor.
+    pub serve: fn(&ServeOptions) -> ExitCode,
+    /// The daemon.
+    pub daemon: fn() -> ExitCode,
+    /// What this machine can enforce, for a state directory.
+    pub doctor: fn(&Path) -> Vec<Finding>,
+}
+
 /// Parses the command line and does what it says.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main(programs: &Programs) -> ExitCode {
     let line = Line::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("HANDS_LOG")
         .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("warn"));
@@ -101,8 +114,8 @@ pub fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(std::io::stderr).init();
     let shared = &line.shared;
     let (done, failure) = match line.verb {
-        Verb::Serve(verb) => return verb.run(shared),
-        Verb::Daemon => return crate::daemon::main(),
+        Verb::Serve(verb) => return verb.run(shared, programs),
+        Verb::Daemon => return (programs.daemon)(),
         Verb::Run(verb) => (verb.run(shared), OUR_FAILURE),
         Verb::Exec(verb) => (verb.run(shared), OUR_FAILURE),
         Verb::Create(verb) => (verb.run(shared), 1),
@@ -119,7 +132,7 @@ pub fn main() -> ExitCode {
         Verb::Policy(verb) => (verb.run(shared), 1),
         Verb::Egress(verb) => (verb.run(shared), 1),
         Verb::Audit(verb) => (verb.run(shared), 1),
-        Verb::Doctor(verb) => (verb.run(shared), 1),
+        Verb::Doctor(verb) => (verb.run(shared, programs), 1),
     };
     done.unwrap_or_else(|error| ExitCode::from(report(&error, failure)))
 }
@@ -167,7 +180,7 @@ impl Shared {
     }
 
     fn socket(&self) -> Result<PathBuf> {
-        Ok(self.state_dir()?.join(crate::supervisor::SOCKET))
+        Ok(self.state_dir()?.join(crate::config::SOCKET))
     }
 
     async fn connect(&self) -> Result<Client> {

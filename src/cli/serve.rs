@@ -4,8 +4,8 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Shared, tell};
-use crate::supervisor::{self, ServeOptions};
+use super::{Programs, Shared, tell};
+use crate::config::ServeOptions;
 
 /// Serve the API until SIGTERM or Ctrl-C: the supervisor and its daemon
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn run(self, shared: &Shared) -> ExitCode {
+    pub(super) fn run(self, shared: &Shared, programs: &Programs) -> ExitCode {
         let state_dir = match shared.state_dir() {
             Ok(state_dir) => state_dir,
             Err(error) => {
@@ -34,6 +34,6 @@ impl Serve {
             }
         };
         let Self { config, credentials, lifeline, ready } = self;
-        supervisor::serve(&ServeOptions { state_dir, config, credentials, lifeline, ready })
+        (programs.serve)(&ServeOptions { state_dir, config, credentials, lifeline, ready })
     }
 }

@@ -7,6 +7,7 @@
 pub mod cgroup;
 mod child;
 pub mod client;
+pub mod finding;
 pub mod image;
 pub mod init;
 pub mod link;

@@ -10,29 +10,9 @@ use nix::unistd::{Uid, geteuid};
 use super::jails::jailer;
 use crate::id::Id;
 use crate::jail::cgroup::Controller;
+use crate::jail::finding::Finding;
 use crate::jail::setup::Jailer;
 use crate::jail::wire::{JailRequest, Limits, Refusal, Report, Setup, Strength};
-use crate::workspace::LayerStatus;
-
-/// One thing that Hands relies on.
-#[derive(Clone, Debug)]
-pub struct Line {
-    /// Its name.
-    pub layer: String,
-    /// Whether it holds here.
-    pub status: LayerStatus,
-    /// What was found.
-    pub found: String,
-    /// What to do if it does not hold; empty otherwise.
-    pub remedy: String,
-}
-
-impl Line {
-    fn new(layer: &str, status: LayerStatus, found: impl Into<String>, remedy: &str) -> Self {
-        let remedy = if status == LayerStatus::InForce { "" } else { remedy };
-        Self { layer: layer.to_owned(), status, found: found.into(), remedy: remedy.to_owned() }
-    }
-}
 
 /// Remedies by layer, in the order in which they are tried.
 const REMEDIES: &[(&str, &str)] = &[
@@ -44,45 +24,45 @@ const REMEDIES: &[(&str, &str)] = &[
 /// Looks at the machine, and makes and ends one jail below the state directory, or below the temporary one if that
 /// does not exist yet. The process must have one thread.
 #[must_use]
-pub fn report(state_dir: &Path) -> Vec<Line> {
+pub fn report(state_dir: &Path) -> Vec<Finding> {
     let mut lines = vec![kernel(), user_namespaces()];
     let scratch = Scratch::new(state_dir);
     let mut jailer = match jailer(&scratch.path, !geteuid().is_root()) {
         Ok(jailer) => jailer,
         Err(refusal) => {
-            lines.push(Line::new("jail", LayerStatus::Missing, refusal.to_string(), "install Hands again"));
+            lines.push(Finding::new("jail", Strength::Missing, refusal.to_string(), "install Hands again"));
             return lines;
         }
     };
     match try_jail(&mut jailer) {
         Ok(report) => {
-            lines.push(Line::new("jail", LayerStatus::InForce, "one was made and ended just now", ""));
+            lines.push(Finding::new("jail", Strength::InForce, "one was made and ended just now", ""));
             lines.extend(report.layers.into_iter().map(layer));
         }
         Err(refusal) => {
             let remedy = "the step that failed is named; user namespaces, nf_tables with redirect and, as root, \
                           id-mapped mounts of the state directory's file system are needed";
-            lines.push(Line::new("jail", LayerStatus::Missing, refusal.to_string(), remedy));
+            lines.push(Finding::new("jail", Strength::Missing, refusal.to_string(), remedy));
         }
     }
     for controller in [Controller::Memory, Controller::Cpu, Controller::Pids] {
         let held = jailer.cgroups.has(controller);
-        let status = if held { LayerStatus::InForce } else { LayerStatus::Missing };
+        let status = if held { Strength::InForce } else { Strength::Missing };
         let found = if held { "can be limited" } else { "no controller that we may use" };
         let remedy =
             "run as root, or under systemd with Delegate=yes; a policy that asks for this limit is refused";
-        lines.push(Line::new(&format!("limit {}", controller.name()), status, found, remedy));
+        lines.push(Finding::new(&format!("limit {}", controller.name()), status, found, remedy));
     }
     jailer.cgroups.remove();
     lines
 }
 
-fn kernel() -> Line {
+fn kernel() -> Finding {
     let release = uname().map(|names| names.release().to_string_lossy().into_owned()).unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0_u32));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let status = if version >= (5, 12) { LayerStatus::InForce } else { LayerStatus::Missing };
-    Line::new(
+    let status = if version >= (5, 12) { Strength::InForce } else { Strength::Missing };
+    Finding::new(
         "kernel",
         status,
         format!("Linux {release}"),
@@ -90,20 +70,20 @@ fn kernel() -> Line {
     )
 }
 
-fn user_namespaces() -> Line {
+fn user_namespaces() -> Finding {
     let read = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i64>().ok());
     let most = read("/proc/sys/user/max_user_namespaces").unwrap_or(0);
     let restricted = read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1)
         || read("/proc/sys/kernel/unprivileged_userns_clone") == Some(0);
     if most == 0 {
         let remedy = "sysctl user.max_user_namespaces=65536";
-        return Line::new("user namespaces", LayerStatus::Missing, "switched off", remedy);
+        return Finding::new("user namespaces", Strength::Missing, "switched off", remedy);
     }
     if restricted && !geteuid().is_root() {
         let remedy = "an AppArmor profile for hands with `userns,`, or run `hands serve` as root";
-        return Line::new("user namespaces", LayerStatus::Missing, "not for ordinary users", remedy);
+        return Finding::new("user namespaces", Strength::Missing, "not for ordinary users", remedy);
     }
-    Line::new("user namespaces", LayerStatus::InForce, format!("up to {most}"), "")
+    Finding::new("user namespaces", Strength::InForce, format!("up to {most}"), "")
 }
 
 fn try_jail(jailer: &mut Jailer) -> Result<Report, Refusal> {
@@ -130,14 +110,9 @@ fn try_jail(jailer: &mut Jailer) -> Result<Report, Refusal> {
     }
 }
 
-fn layer((name, strength, detail): (String, Strength, String)) -> Line {
-    let status = match strength {
-        Strength::InForce => LayerStatus::InForce,
-        Strength::Weaker => LayerStatus::Weaker,
-        Strength::Missing => LayerStatus::Missing,
-    };
+fn layer((name, strength, detail): (String, Strength, String)) -> Finding {
     let remedy = REMEDIES.iter().find(|(layer, _)| *layer == name).map_or("", |(_, remedy)| *remedy);
-    Line::new(&name, status, detail, remedy)
+    Finding::new(&name, strength, detail, remedy)
 }
 
 /// A directory that goes away with its owner.

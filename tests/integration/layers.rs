@@ -16,8 +16,8 @@ const ROWS: &[&[&str]] = &[
     &["sys"],
 ];
 
-/// Imports within row 8: the command line starts the other two, and shows what the supervisor's doctor found.
-const WITHIN: &[(&str, &str)] = &[("main", "cli"), ("cli", "daemon"), ("cli", "supervisor")];
+/// Imports within row 8: only `main` knows the other three.
+const WITHIN: &[(&str, &str)] = &[("main", "cli"), ("main", "daemon"), ("main", "supervisor")];
 
 const LONGEST_FILE: usize = 600;
 const LONGEST_FUNCTION: usize = 80;
