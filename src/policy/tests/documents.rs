@@ -205,3 +205,17 @@ fn the_document_of_the_manual_is_read() {
     assert!(ask(&policy, "GET", "https://registry.npmjs.org/left-pad").is_ok());
     assert!(ask(&policy, "PUT", "https://registry.npmjs.org/left-pad").is_err());
 }
+
+#[test]
+fn y_03_a_test_that_asks_nothing_is_told_with_its_place() {
+    for (test, column, words) in [
+        ("{ request: https://x.example/, expect: deny }", 16, "METHOD URL"),
+        ("{ request: GET x.example, expect: deny }", 16, "write it like"),
+        ("{ request: GET https://x.example/%2f, expect: deny }", 16, "slash"),
+        ("{ request: GET https://x.example/, expect: allow, rule: none }", 61, "no rule is called"),
+        ("{ request: GET https://x.example/, expect: deny, rule: none }", 60, "expect: deny"),
+        ("{ request: GET https://x.example/, expect: maybe }", 48, "maybe"),
+    ] {
+        check(&format!("version: 1\ntests:\n  - {test}\n"), &format!("3:{column}"), words);
+    }
+}
