@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -79,6 +80,23 @@ impl Log {
 
     /// Every whole line that was not read yet. One that is only being written is left for the next time.
     fn rest(&mut self) -> Result<Vec<Value>> {
+        let mut lines = self.written()?;
+        if self.is_full()? {
+            // What was written between the two looks is still in the old file.
+            lines.extend(self.written()?);
+            (self.file, self.at) = (BufReader::new(File::open(&self.path)?), 0);
+            lines.extend(self.written()?);
+        }
+        Ok(lines)
+    }
+
+    /// Whether the file was set aside, and another one has its name.
+    fn is_full(&self) -> Result<bool> {
+        let (ours, named) = (self.file.get_ref().metadata()?, std::fs::metadata(&self.path)?);
+        Ok((ours.dev(), ours.ino()) != (named.dev(), named.ino()))
+    }
+
+    fn written(&mut self) -> Result<Vec<Value>> {
         self.file.seek(SeekFrom::Start(self.at))?;
         let mut lines = Vec::new();
         let mut text = String::new();
@@ -95,9 +113,9 @@ impl Log {
 
     fn wait(&self) -> Result<()> {
         let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
-        watch.add_watch(Path::new(&self.path), AddWatchFlags::IN_MODIFY)?;
+        watch.add_watch(Path::new(&self.path), AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVE_SELF)?;
         // What was written before the watch stood is not waited for.
-        if std::fs::metadata(&self.path)?.len() <= self.at {
+        if !self.is_full()? && std::fs::metadata(&self.path)?.len() <= self.at {
             watch.read_events()?;
         }
         Ok(())
@@ -137,4 +155,26 @@ fn row(line: &Value) -> Vec<String> {
         text("status"),
         bytes,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Log;
+
+    #[test]
+    fn o_07_a_follower_goes_on_where_a_full_file_was_set_aside() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("audit.jsonl");
+        std::fs::write(&path, "{\"seq\":1}\n").expect("write");
+        let mut log = Log::open(path.clone(), None).expect("open");
+        assert_eq!(log.rest().expect("rest").len(), 1);
+        std::fs::write(&path, "{\"seq\":1}\n{\"seq\":2}\n").expect("write");
+        std::fs::rename(&path, directory.path().join("full")).expect("rename");
+        std::fs::write(&path, "{\"seq\":3}\n").expect("write");
+        log.wait().expect("there is more");
+        let seen: Vec<u64> =
+            log.rest().expect("rest").iter().map(|line| line["seq"].as_u64().expect("seq")).collect();
+        assert_eq!(seen, [2, 3]);
+        assert!(log.rest().expect("rest").is_empty());
+    }
 }

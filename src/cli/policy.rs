@@ -1,7 +1,7 @@
-//! `hands policy check` and `hands policy explain`: answers without a sandbox.
+//! `hands policy check`, `test` and `explain`: answers without a sandbox.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
@@ -9,19 +9,24 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Format, Shared, show};
-use crate::policy::{Host, Path, Policy as Document, Request, Scheme, Verdict};
+use crate::policy::{Policy as Document, Question, Verdict};
 
 /// Check a policy, or ask what it says about a request
 #[derive(Debug, clap::Args)]
 pub(super) struct Policy {
     #[command(subcommand)]
-    question: Question,
+    question: Asked,
 }
 
 #[derive(Debug, Subcommand)]
-enum Question {
+enum Asked {
     /// Read a policy and tell every mistake with its line and the fix; exit code 1 if there are any
     Check {
+        /// The document
+        file: PathBuf,
+    },
+    /// Judge the cases in the document's `tests`; exit code 1 if one comes out otherwise
+    Test {
         /// The document
         file: PathBuf,
     },
@@ -39,7 +44,7 @@ enum Question {
 impl Policy {
     pub(super) fn run(self, shared: &Shared) -> Result<ExitCode> {
         match self.question {
-            Question::Check { file } => {
+            Asked::Check { file } => {
                 let policy = read(&file)?;
                 match shared.output {
                     Format::Json => {
@@ -49,15 +54,11 @@ impl Policy {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Question::Explain { file, method, url } => {
+            Asked::Test { file } => test(&read(&file)?, &file, shared.output),
+            Asked::Explain { file, method, url } => {
                 let policy = read(&file)?;
-                let (plain, websocket) = match url.strip_prefix("ws") {
-                    Some(rest) => (format!("http{rest}"), true),
-                    None => (url, false),
-                };
-                let (scheme, host, port, path) = parse(&plain)?;
-                let request = Request { scheme, host: &host, port, method: &method, path: &path, websocket };
-                let verdict = policy.explain(&request);
+                let question = Question::parse(&method, &url)?;
+                let verdict = policy.explain(&question.request());
                 let allowed = matches!(verdict, Verdict::Allowed { .. });
                 match shared.output {
                     Format::Json => {
@@ -80,23 +81,25 @@ fn named(policy: &Document) -> Vec<&str> {
     policy.credentials().map(|(_, credential, _)| credential).collect()
 }
 
-/// The parts of a URL that a policy judges; the query is none of them.
-fn parse(url: &str) -> Result<(Scheme, Host, u16, Path)> {
-    let wrong = || format!("URL: {url}: write it like https://api.example.com/path");
-    let (scheme, rest) = url.split_once("://").with_context(wrong)?;
-    let (scheme, default) = match scheme {
-        "https" => (Scheme::Https, 443),
-        "http" => (Scheme::Http, 80),
-        _ => return Err(anyhow!(wrong())),
-    };
-    let cut = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, rest) = rest.split_at(cut);
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port.parse().with_context(wrong)?),
-        _ => (authority, default),
-    };
-    let host = Host::parse(host).map_err(|error| anyhow!("URL: {url}: {error}"))?;
-    let path = rest.split(['?', '#']).next().filter(|path| !path.is_empty()).unwrap_or("/");
-    let path = Path::parse(path).map_err(|error| anyhow!("URL: {url}: {error}"))?;
-    Ok((scheme, host, port, path))
+/// Every case that does not come out as expected, or the number of those that do.
+fn test(policy: &Document, file: &FilePath, format: Format) -> Result<ExitCode> {
+    let judged: Vec<_> = policy.tests().iter().map(|case| (case, case.judge(policy))).collect();
+    let failed = judged.iter().filter(|(_, (_, as_expected))| !as_expected).count();
+    match format {
+        Format::Json => {
+            let cases = judged.iter().map(|(case, (verdict, as_expected))| {
+                let explanation = verdict.to_string();
+                json!({ "line": case.line(), "request": case.request(), "passed": as_expected, "explanation": explanation })
+            });
+            show::json(&json!({ "cases": cases.collect::<Vec<_>>(), "failed": failed }))?;
+        }
+        Format::Table => {
+            let mut out = std::io::stdout().lock();
+            for (case, (verdict, _)) in judged.iter().filter(|(_, (_, as_expected))| !as_expected) {
+                writeln!(out, "{}:{}: {}: {verdict}", file.display(), case.line(), case.request())?;
+            }
+            writeln!(out, "{} of {} cases as expected", judged.len() - failed, judged.len())?;
+        }
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

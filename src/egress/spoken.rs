@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
+
 use super::audit::{Facts, Kind, Outcome};
 use super::hello::Offered;
 use super::outlet::Outlet;
@@ -14,6 +16,9 @@ use crate::policy::{Host, Permit};
 /// How long an origin is believed to speak what it spoke, and how many are remembered.
 const AGE: Duration = Duration::from_secs(600);
 const LIMIT: usize = 1024;
+
+/// How long a client's handshake waits for the origin's; after that the first request waits, and can be told why.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The protocol that each origin chose when it had the choice.
 #[derive(Debug, Default)]
@@ -61,7 +66,10 @@ async fn ask(outlet: &Outlet, permit: &Permit) -> Protocol {
         ..Facts::default()
     };
     let Ok(open) = outlet.trail.allow(Kind::Connection, &facts) else { return Protocol::Http2 };
-    let opened = outlet.upstream.fresh(permit, &addresses, Protocol::Http2).await;
+    let opening = outlet.upstream.fresh(permit, &addresses, Protocol::Http2);
+    let opened = timeout(PATIENCE, opening)
+        .await
+        .unwrap_or_else(|_| Err(UpstreamError::TlsTimeout(permit.host().to_string())));
     open.end(&Outcome {
         address: opened.as_ref().ok().map(|connection| connection.address),
         reason: opened.as_ref().err().map(UpstreamError::reason).map(str::to_owned),

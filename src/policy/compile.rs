@@ -12,6 +12,7 @@ use super::index::Index;
 use super::limits::{self, Limits, ProcessRights, QuantityError};
 use super::path::PathPattern;
 use super::pattern::HostPattern;
+use super::question::{Case, Expected, Question};
 use super::rule::Rule;
 
 /// Methods that the way out never passes, whatever a rule says.
@@ -71,9 +72,39 @@ impl Problems {
             }
             rules.push(Arc::new(self.rule(rule)));
         }
+        let tests = document.tests.into_iter().filter_map(|test| self.test(test, &names)).collect();
         let limits = self.limits(document.limits);
         let process = self.process(document.process);
-        Policy { limits, process, mode: document.egress.mode, rules: Index::new(rules) }
+        Policy { limits, process, mode: document.egress.mode, rules: Index::new(rules), tests }
+    }
+
+    fn test(&mut self, test: document::Test, names: &BTreeSet<String>) -> Option<Case> {
+        let place = test.request.referenced;
+        let request = test.request.value;
+        let Some((method, url)) = request.split_once(' ') else {
+            self.add(place, Fault::TestRequest(request));
+            return None;
+        };
+        let expected = match (test.expect, test.rule) {
+            (Effect::Allow, rule) => {
+                if let Some(rule) = rule.as_ref().filter(|rule| !names.contains(&rule.value)) {
+                    self.add(rule.referenced, Fault::TestRule(rule.value.clone()));
+                }
+                Expected::Allow(rule.map(|rule| rule.value))
+            }
+            (Effect::Deny, None) => Expected::Deny,
+            (Effect::Deny, Some(rule)) => {
+                self.add(rule.referenced, Fault::Conflict { key: "rule", with: "expect: deny" });
+                Expected::Deny
+            }
+        };
+        match Question::parse(method, url.trim()) {
+            Ok(question) => Some(Case { question, request, line: place.line(), expected }),
+            Err(error) => {
+                self.add(place, Fault::TestUrl(error));
+                None
+            }
+        }
     }
 
     /// The rules of an extended policy; its limits and mode stay its own.

@@ -17,6 +17,18 @@ pub(super) struct Document {
     pub(super) process: Process,
     #[serde(default)]
     pub(super) egress: Egress,
+    #[serde(default)]
+    pub(super) tests: Vec<Test>,
+}
+
+/// One request and what must become of it: `GET https://api.example.com/v1/models`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Test {
+    pub(super) request: Spanned<String>,
+    pub(super) expect: Effect,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) rule: Option<Spanned<String>>,
 }
 
 /// Amounts as text: `2GiB`, `15m`, `1.5`, `512`.

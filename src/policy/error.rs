@@ -6,6 +6,7 @@ use super::address::NetworkError;
 use super::host::HostError;
 use super::limits::QuantityError;
 use super::path::PathPatternError;
+use super::question::QuestionError;
 
 /// All that is wrong with one document; prints one `origin:line:column: what: fix` per line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +122,15 @@ pub enum Fault {
     /// A credential name that could not be one.
     #[error("{0:?} is no credential name: use 1 to 64 letters, digits, '.', '_' or '-'")]
     CredentialName(String),
+    /// A case of `tests` that asks nothing.
+    #[error("{0:?} is no request: write 'METHOD URL', such as GET https://api.example.com/v1/models")]
+    TestRequest(String),
+    /// A case of `tests` with a URL that no request could have.
+    #[error("{0}")]
+    TestUrl(QuestionError),
+    /// A case of `tests` that expects a rule that does not exist.
+    #[error("no rule is called {0:?}: name one of this policy or of one that it extends")]
+    TestRule(String),
     /// Something that a later version will do.
     #[error("'{0}' is not supported yet: take it out; nothing is enforced in its place")]
     Unsupported(&'static str),

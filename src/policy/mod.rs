@@ -31,6 +31,7 @@ mod limits;
 mod path;
 mod pattern;
 mod permit;
+mod question;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use limits::{Limits, ProcessRights, QuantityError, Rate};
 pub use path::{Path, PathError, PathPatternError};
 pub use pattern::HostPattern;
 pub use permit::Permit;
+pub use question::{Case, Question, QuestionError};
 
 use index::Index;
 
@@ -55,6 +57,7 @@ pub struct Policy {
     process: ProcessRights,
     mode: Mode,
     rules: Index,
+    tests: Vec<Case>,
 }
 
 impl Policy {
@@ -100,6 +103,12 @@ impl Policy {
     #[must_use]
     pub const fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// What its author expects of it; not of the policies that it extends.
+    #[must_use]
+    pub fn tests(&self) -> &[Case] {
+        &self.tests
     }
 
     /// Rule, credential and hosts of each rule that gives a credential.

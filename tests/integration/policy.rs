@@ -64,3 +64,25 @@ fn a_rule_with_an_unknown_credential_and_an_unknown_workspace_are_told() {
         }
     });
 }
+
+#[test]
+fn y_14_the_cases_of_a_policy_are_judged_without_a_sandbox() {
+    check(|host| {
+        let document = "version: 1\negress:\n  rules:\n    - { name: read, hosts: [api.example.com], methods: [GET], websocket: deny }\ntests:\n  \
+                    - { request: GET https://api.example.com/, expect: allow, rule: read }\n  \
+                    - { request: GET wss://api.example.com/, expect: deny }\n";
+        let good = host.write("good.yaml", document);
+        assert_eq!(host.ok(&["policy", "test", good.to_str().expect("text")]), "2 of 2 cases as expected\n");
+        let bad = host.write(
+            "bad.yaml",
+            &format!("{document}  - {{ request: POST https://api.example.com/, expect: allow }}\n"),
+        );
+        let output = host.output(&["policy", "test", bad.to_str().expect("text")]);
+        let told = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(
+            told.contains("bad.yaml:8: POST https://api.example.com/: denied (no_rule_for_method)"),
+            "{told}"
+        );
+    });
+}

@@ -32,6 +32,18 @@ fn y_01_without_rules_nothing_gets_out() {
 }
 
 #[test]
+fn y_14_the_policies_that_come_with_the_program_pass_their_own_tests() {
+    for name in ["deny-all", "package-registries"] {
+        let policy = Policy::named(name).expect("built in");
+        assert!(!policy.tests().is_empty(), "{name}");
+        for case in policy.tests() {
+            let (verdict, as_expected) = case.judge(&policy);
+            assert!(as_expected, "{name}:{}: {}: {verdict}", case.line(), case.request());
+        }
+    }
+}
+
+#[test]
 fn y_16_a_denial_says_how_far_the_request_came() {
     check(
         &policy(DESIGN),

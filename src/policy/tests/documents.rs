@@ -219,3 +219,17 @@ fn i_13_tracing_is_a_right_of_its_own_with_a_profile_of_its_own() {
     assert_eq!(profile("seccomp: debug, ptrace: true"), ("debug".to_owned(), true));
     assert_eq!(profile("seccomp: strict"), ("strict".to_owned(), false));
 }
+
+#[test]
+fn y_03_a_test_that_asks_nothing_is_told_with_its_place() {
+    for (test, column, words) in [
+        ("{ request: https://x.example/, expect: deny }", 16, "METHOD URL"),
+        ("{ request: GET x.example, expect: deny }", 16, "write it like"),
+        ("{ request: GET https://x.example/%2f, expect: deny }", 16, "slash"),
+        ("{ request: GET https://x.example/, expect: allow, rule: none }", 61, "no rule is called"),
+        ("{ request: GET https://x.example/, expect: deny, rule: none }", 60, "expect: deny"),
+        ("{ request: GET https://x.example/, expect: maybe }", 48, "maybe"),
+    ] {
+        check(&format!("version: 1\ntests:\n  - {test}\n"), &format!("3:{column}"), words);
+    }
+}
