@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: &[&str] = &["workspace", "process", "file"];
+const FILES: &[&str] = &["workspace", "process", "file", "tool"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -20,6 +20,7 @@
 //! | 8 | [`cli`], [`daemon`] (composition root), [`supervisor`] |
 //! | 7 | [`config`] |
 //! | 6 | [`api`] |
+//! | 5 | [`tool`] |
 //! | 4 | [`workspace`] (joins jail, storage and egress for one life; one task owns one workspace's state) |
 //! | 3 | [`jail`], [`storage`], [`egress`] |
 //! | 2 | [`policy`], [`credential`], [`journal`], [`shutdown`], [`id`] |
@@ -43,4 +44,5 @@ pub mod shutdown;
 pub mod storage;
 pub mod supervisor;
 pub mod sys;
+pub mod tool;
 pub mod workspace;

@@ -10,6 +10,7 @@ use tower::service_fn;
 
 use super::proto::file_service_client::FileServiceClient;
 use super::proto::process_service_client::ProcessServiceClient;
+use super::proto::tool_service_client::ToolServiceClient;
 use super::proto::workspace_service_client::WorkspaceServiceClient;
 
 pub use tonic::{Status, Streaming};
@@ -64,6 +65,12 @@ impl Client {
     #[must_use]
     pub fn files(&self) -> FileServiceClient<Channel> {
         FileServiceClient::new(self.channel.clone())
+    }
+
+    /// Tools.
+    #[must_use]
+    pub fn tools(&self) -> ToolServiceClient<Channel> {
+        ToolServiceClient::new(self.channel.clone())
     }
 }
 

@@ -149,7 +149,7 @@ pub(super) fn process(view: nouns::ProcessView) -> wire::Process {
     }
 }
 
-fn exit(status: ExitStatus) -> wire::ExitStatus {
+pub(super) fn exit(status: ExitStatus) -> wire::ExitStatus {
     use wire::exit_status::Outcome as Told;
     let outcome = match status.outcome {
         Outcome::Code(code) => Some(Told::Code(code)),
@@ -206,7 +206,29 @@ pub(super) fn stat(stat: nouns::Stat) -> wire::FileStat {
         gid: stat.gid,
         modify_time: Some(timestamp(stat.modified_ns)),
         link_target: stat.link_target.unwrap_or_default().into(),
+        etag: etag(stat.version),
     }
+}
+
+fn etag(nouns::Version { inode, changed_ns, size }: nouns::Version) -> String {
+    format!("{inode:x}-{changed_ns:x}-{size:x}")
+}
+
+/// What [`etag`] made.
+pub(super) fn version(etag: &str) -> Result<nouns::Version, Status> {
+    let parse = || {
+        let mut parts = etag.split('-');
+        let inode = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let changed_ns = i64::from_str_radix(parts.next()?, 16).ok()?;
+        let size = u64::from_str_radix(parts.next()?, 16).ok()?;
+        parts.next().is_none().then_some(nouns::Version { inode, changed_ns, size })
+    };
+    parse().ok_or_else(|| invalid("if_match", "an etag as FileStat has it"))
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn nanoseconds(at: Timestamp) -> Option<i64> {
+    at.seconds.checked_mul(1_000_000_000)?.checked_add(at.nanos.into())
 }
 
 fn timestamp(nanoseconds: i64) -> Timestamp {

@@ -9,7 +9,9 @@ mod file;
 mod local;
 mod process;
 pub mod proto;
+mod search;
 mod status;
+mod tool;
 mod workspace;
 
 use futures_util::{StreamExt, stream};
@@ -17,9 +19,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::Server;
 
 use crate::shutdown::Shutdown;
+use crate::tool::Tools;
 use crate::workspace::Workspaces;
 use proto::file_service_server::FileServiceServer;
 use proto::process_service_server::ProcessServiceServer;
+use proto::tool_service_server::ToolServiceServer;
 use proto::workspace_service_server::WorkspaceServiceServer;
 
 /// Largest message in bytes: a command line may have 2 MiB, output comes in small pieces.
@@ -48,8 +52,18 @@ impl PeerPolicy {
     }
 }
 
+/// What is served.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Workspaces with their processes and files.
+    pub workspaces: Workspaces,
+    /// What agents call in them.
+    pub tools: Tools,
+}
+
 /// Serves until the scope is cancelled.
-pub async fn serve(listener: UnixListener, workspaces: Workspaces, admitted: PeerPolicy, shutdown: Shutdown) {
+pub async fn serve(listener: UnixListener, served: Served, admitted: PeerPolicy, shutdown: Shutdown) {
+    let Served { workspaces, tools } = served;
     let connections = stream::unfold(listener, |listener| async move {
         let accepted = listener.accept().await.map(|(connection, _)| connection);
         Some((accepted, listener))
@@ -62,6 +76,7 @@ pub async fn serve(listener: UnixListener, workspaces: Workspaces, admitted: Pee
     health_reporter.set_serving::<WorkspaceServiceServer<workspace::Service>>().await;
     health_reporter.set_serving::<ProcessServiceServer<process::Service>>().await;
     health_reporter.set_serving::<FileServiceServer<file::Service>>().await;
+    health_reporter.set_serving::<ToolServiceServer<tool::Service>>().await;
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -82,6 +97,7 @@ pub async fn serve(listener: UnixListener, workspaces: Workspaces, admitted: Pee
             ProcessServiceServer::new(process::Service::new(workspaces.clone(), tasks.clone()))
                 .max_decoding_message_size(LARGEST_MESSAGE),
         )
+        .add_service(ToolServiceServer::new(tool::Service::new(tools, tasks.clone())))
         .add_service(FileServiceServer::new(file::Service::new(workspaces, tasks)));
     let connections = connections.map(|accepted| {
         accepted.map(local::LocalConnection::new).inspect_err(|error| tracing::warn!(%error, "accept"))

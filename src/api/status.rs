@@ -21,6 +21,7 @@ impl From<WorkspaceError> for Status {
             Reason::ResourceExhausted => Code::ResourceExhausted,
             Reason::PermissionDenied => Code::PermissionDenied,
             Reason::Unavailable => Code::Unavailable,
+            Reason::Stale => Code::Aborted,
             Reason::TooOld => Code::OutOfRange,
             Reason::Internal => Code::Internal,
         };

@@ -2,7 +2,7 @@
 //! is taken up again where it broke.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -94,20 +94,9 @@ impl Attached {
             match self.attach(&client).await {
                 Ok(ended) => return Ok(ended),
                 Err(error) => match error.downcast_ref::<Status>() {
-                    Some(status) if broken(status) => client = self.reconnect().await?,
+                    Some(status) if broken(status) => client = reconnect(&self.socket).await?,
                     _ => return Err(error),
                 },
-            }
-        }
-    }
-
-    async fn reconnect(&self) -> Result<Client> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match Client::connect(&self.socket).await {
-                Ok(client) => return Ok(client),
-                Err(error) if Instant::now() >= until => bail!("the daemon is gone: {error}: see its log"),
-                Err(_not_yet) => tokio::time::sleep(PAUSE).await,
             }
         }
     }
@@ -126,6 +115,18 @@ impl Attached {
         tokio::select! {
             ended = output(told, &mut self.next, &taken, &say) => ended,
             never = feed(&mut self.input, &mut self.signals, &say, takes) => match never? {},
+        }
+    }
+}
+
+/// A connection to the daemon, or to the one that comes after it.
+pub(super) async fn reconnect(socket: &Path) -> Result<Client> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Client::connect(socket).await {
+            Ok(client) => return Ok(client),
+            Err(error) if Instant::now() >= until => bail!("the daemon is gone: {error}: see its log"),
+            Err(_not_yet) => tokio::time::sleep(PAUSE).await,
         }
     }
 }

@@ -107,6 +107,7 @@ impl Remote {
             path: to.as_os_str().as_bytes().to_vec().into(),
             mode: Some(mode),
             create_parents: true,
+            ..FileWriteStart::default()
         };
         let (say, said) = mpsc::channel(4);
         let tasks = Shutdown::new();

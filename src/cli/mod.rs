@@ -1,6 +1,7 @@
 //! The command line: one file per verb, this table, and what verbs share.
 
 mod attach;
+mod audit;
 mod cp;
 mod create;
 mod doctor;
@@ -20,6 +21,7 @@ mod show;
 mod start;
 mod stop;
 mod terminal;
+mod tool;
 
 use std::future::Future;
 use std::io::Write;
@@ -79,8 +81,10 @@ enum Verb {
     Kill(kill::Kill),
     Rm(rm::Rm),
     Cp(cp::Cp),
+    Tool(tool::Tool),
     Policy(policy::Policy),
     Egress(egress::Egress),
+    Audit(audit::Audit),
     Doctor(doctor::Doctor),
     /// What `serve` starts; not for people
     #[command(hide = true)]
@@ -111,8 +115,10 @@ pub fn main() -> ExitCode {
         Verb::Kill(verb) => (verb.run(shared), 1),
         Verb::Rm(verb) => (verb.run(shared), 1),
         Verb::Cp(verb) => (verb.run(shared), 1),
+        Verb::Tool(verb) => (verb.run(shared), 1),
         Verb::Policy(verb) => (verb.run(shared), 1),
         Verb::Egress(verb) => (verb.run(shared), 1),
+        Verb::Audit(verb) => (verb.run(shared), 1),
         Verb::Doctor(verb) => (verb.run(shared), 1),
     };
     done.unwrap_or_else(|error| ExitCode::from(report(&error, failure)))

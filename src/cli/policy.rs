@@ -31,7 +31,7 @@ enum Question {
         file: PathBuf,
         /// For example GET
         method: String,
-        /// For example `https://api.example.com/v1/models`
+        /// For example `https://api.example.com/v1/models`; `wss` asks for a WebSocket
         url: String,
     },
 }
@@ -51,8 +51,12 @@ impl Policy {
             }
             Question::Explain { file, method, url } => {
                 let policy = read(&file)?;
-                let (scheme, host, port, path) = parse(&url)?;
-                let request = Request { scheme, host: &host, port, method: &method, path: &path };
+                let (plain, websocket) = match url.strip_prefix("ws") {
+                    Some(rest) => (format!("http{rest}"), true),
+                    None => (url, false),
+                };
+                let (scheme, host, port, path) = parse(&plain)?;
+                let request = Request { scheme, host: &host, port, method: &method, path: &path, websocket };
                 let verdict = policy.explain(&request);
                 let allowed = matches!(verdict, Verdict::Allowed { .. });
                 match shared.output {

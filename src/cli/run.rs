@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-use super::attach::{Attached, Signals, catch_signals};
+use super::attach::{Attached, Signals, catch_signals, reconnect};
 use super::create::Described;
 use super::local::Local;
 use super::{OUR_FAILURE, Shared, block_on, tell, terminal};
-use crate::api::client::{Client, Status, errno};
+use crate::api::client::{Client, Status, broken, errno};
 use crate::api::proto::{
     Command, ExitCause, Process, ProcessServiceStartRequest, WorkspaceServiceDeleteRequest,
     WorkspaceServiceEnsureRequest, WorkspaceSpec, exit_status::Outcome,
@@ -17,6 +17,8 @@ use crate::api::proto::{
 use crate::id::Id;
 use crate::shutdown::Shutdown;
 
+/// Daemons that may die while they are asked for one start.
+const ATTEMPTS: usize = 5;
 /// Denials that are shown one by one at the end.
 const SHOWN_DENIALS: usize = 5;
 
@@ -166,8 +168,7 @@ pub(super) async fn follow(
         process_id: Id::fresh("p").to_string(),
         command: Some(command),
     };
-    let started = client.processes().start(request).await.map_err(|status| not_run(status, &program))?;
-    let started = started.into_inner().process.context("start: no process in the answer")?;
+    let started = start(socket, client, request).await.map_err(|status| not_run(status, &program))?;
     let raw = if interactive { Some(terminal::Raw::enter()?) } else { None };
     let ended = Attached::new(socket.to_path_buf(), &started, signals, &tasks).follow(client.clone()).await;
     drop(raw);
@@ -177,11 +178,26 @@ pub(super) async fn follow(
     Ok(exit_code(&ended))
 }
 
-fn not_run(status: Status, program: &str) -> anyhow::Error {
-    let why = match errno(&status).as_deref() {
+/// Starts it once, also if the daemon dies meanwhile: the id makes a repetition harmless.
+async fn start(socket: &Path, client: &Client, request: ProcessServiceStartRequest) -> Result<Process> {
+    let mut client = client.clone();
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match client.processes().start(request.clone()).await {
+            Ok(started) => return started.into_inner().process.context("start: no process in the answer"),
+            Err(status) if broken(&status) && attempts < ATTEMPTS => client = reconnect(socket).await?,
+            Err(status) => return Err(status.into()),
+        }
+    }
+}
+
+fn not_run(error: anyhow::Error, program: &str) -> anyhow::Error {
+    let Some(status) = error.downcast_ref::<Status>() else { return error };
+    let why = match errno(status).as_deref() {
         Some("ENOENT" | "ENOTDIR") => "not found: install it on the host or name its path",
         Some("EACCES" | "EISDIR" | "ENOEXEC" | "EPERM") => "can't be run: it is no program or not executable",
-        _ => return status.into(),
+        _ => return error,
     };
     let found = !why.starts_with("not found");
     NotRun { found, message: format!("command: {program}: {why}") }.into()

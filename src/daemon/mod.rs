@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 
+use crate::api::Served;
 use crate::config::Config;
 use crate::credential;
 use crate::egress::{Audit, Egress, Vault};
@@ -23,6 +24,7 @@ use crate::shutdown::Shutdown;
 use crate::storage::journals::Journals;
 use crate::storage::state::State;
 use crate::sys::process::adopt_descriptor;
+use crate::tool::Tools;
 use crate::workspace::{Operator, Shared, Workspaces};
 use secrets::Secrets;
 
@@ -55,28 +57,21 @@ async fn serve(socket: OwnedFd) -> Result<()> {
     let (supervisor, mut events) = SupervisorClient::new(socket, &shutdown)
         .map_err(|error| anyhow!("standard input: {error}: the supervisor starts this, not a person"))?;
     let (hello, listener) = hello(&mut events).await?;
-    let workspaces = match assemble(&hello, &supervisor, &shutdown) {
-        Ok(workspaces) => workspaces,
+    let (workspaces, state) = match assemble(&hello, &supervisor, &shutdown) {
+        Ok(assembled) => assembled,
         Err(error) => {
             supervisor.tell(Ask::Unfit { problem: format!("{error:#}") }).await?;
             return Err(error);
         }
     };
-    while let Some(event) = events.recv().await {
-        match event {
-            (FromSupervisor::Running { workspace, generation, report }, descriptors) => {
-                let channel = Channel::from_descriptors(descriptors).context("descriptors of a workspace")?;
-                workspaces.adopt(&workspace, generation, report, channel).await;
-            }
-            (FromSupervisor::Serve, _) => break,
-            (event, _) => early(event, &workspaces).await?,
-        }
-    }
+    take_over(&mut events, &workspaces).await?;
     workspaces.sweep().await;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let admitted = crate::api::PeerPolicy { uids: vec![0, hello.owner] };
     let api = shutdown.child();
-    shutdown.spawn(crate::api::serve(listener, workspaces.clone(), admitted, api.clone()));
+    let tools = Tools::new(workspaces.clone(), state, shutdown.child());
+    let served = Served { workspaces: workspaces.clone(), tools };
+    shutdown.spawn(crate::api::serve(listener, served, admitted, api.clone()));
     supervisor.tell(Ask::Serving).await?;
     if !follow(&mut events, &workspaces).await {
         // Every init ends with the supervisor: a polite stop would only race with that, and tell of a stop.
@@ -102,15 +97,26 @@ async fn hello(events: &mut Events) -> Result<(Hello, UnixListener)> {
     Ok((hello, listener.into()))
 }
 
-/// Events that may come before all running workspaces have been told.
-async fn early(event: FromSupervisor, workspaces: &Workspaces) -> Result<()> {
-    match event {
-        FromSupervisor::Ended { workspace, generation } => {
-            workspaces.ended(&workspace, generation).await;
-            Ok(())
+/// Workspaces that run already. All at once: each one waits for its init, which may have to wait for a processor.
+async fn take_over(events: &mut Events, workspaces: &Workspaces) -> Result<()> {
+    let (mut adoptions, mut ended) = (Vec::new(), Vec::new());
+    while let Some(event) = events.recv().await {
+        match event {
+            (FromSupervisor::Running { workspace, generation, report }, descriptors) => {
+                let channel = Channel::from_descriptors(descriptors).context("descriptors of a workspace")?;
+                adoptions
+                    .push(async move { workspaces.adopt(&workspace, generation, report, channel).await });
+            }
+            (FromSupervisor::Ended { workspace, generation }, _) => ended.push((workspace, generation)),
+            (FromSupervisor::Serve, _) => break,
+            _ => bail!("unexpected message of the supervisor"),
         }
-        _ => bail!("unexpected message of the supervisor"),
     }
+    futures_util::future::join_all(adoptions).await;
+    for (workspace, generation) in ended {
+        workspaces.ended(&workspace, generation).await;
+    }
+    Ok(())
 }
 
 /// Until it is time to stop: true if the supervisor says so, false if it is gone.
@@ -125,7 +131,11 @@ async fn follow(events: &mut Events, workspaces: &Workspaces) -> bool {
     false
 }
 
-fn assemble(hello: &Hello, supervisor: &SupervisorClient, shutdown: &Shutdown) -> Result<Workspaces> {
+fn assemble(
+    hello: &Hello,
+    supervisor: &SupervisorClient,
+    shutdown: &Shutdown,
+) -> Result<(Workspaces, State)> {
     let state_dir = PathBuf::from(&hello.state_dir);
     let document = |kind| hello.documents.get(&kind);
     let config = match document(Document::Configuration) {
@@ -141,13 +151,14 @@ fn assemble(hello: &Hello, supervisor: &SupervisorClient, shutdown: &Shutdown) -
     let audit = Arc::new(Audit::open(&state_dir.join("audit"))?);
     let vault =
         Vault { document: Arc::clone(&credentials), source: Arc::new(Secrets::new(supervisor.clone())) };
+    let state = State::open(&state_dir)?;
     let shared = Shared {
         supervisor: supervisor.clone(),
         egress: Egress::new(&settings, audit, vault, shutdown.clone())?,
-        state: State::open(&state_dir)?,
+        state: state.clone(),
         journals: Journals::new(&state_dir),
         operator: Operator { policy: document(Document::Policy).cloned(), credentials },
         shutdown: shutdown.clone(),
     };
-    Ok(Workspaces::open(shared)?)
+    Ok((Workspaces::open(shared)?, state))
 }

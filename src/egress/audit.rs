@@ -1,26 +1,17 @@
-//! The record of every decision: one JSON object per line, written before the first byte leaves.
-//!
-//! A line is one `write(2)`. If it fails, what was half written is cut off again and the caller gets an error,
-//! which it has to answer by sending nothing. A torn last line (power loss) is cut when the log is opened.
+//! The record of every decision, written before the first byte leaves. What can't be written does not happen.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-/// The name of the log within the audit directory.
-pub const FILE_NAME: &str = "audit.jsonl";
+use super::ledger::{FILE_NAME, Ledger};
 
 /// Longest text of one field in bytes; longer text (a path, a host) is cut and ends in `…`.
 const FIELD_LIMIT: usize = 4096;
-
-/// How much of the end of the log is read at a time to find its last complete line.
-const TAIL_CHUNK: u64 = 64 * 1024;
 
 /// The log could not be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -137,99 +128,31 @@ struct Line<'a> {
     duration_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct Numbered {
-    seq: u64,
-}
-
-#[derive(Debug)]
-struct Log {
-    file: File,
-    /// Bytes of complete lines; anything behind it is the rest of a failed write.
-    length: u64,
-    next: u64,
-    /// A failed write could not be cut off yet, so nothing may be appended.
-    torn: bool,
-}
-
 /// The append-only log of all workspaces.
 #[derive(Debug)]
 pub struct Audit {
-    log: Mutex<Log>,
+    ledger: Mutex<Ledger>,
 }
 
 impl Audit {
-    /// Opens `audit.jsonl` in `dir`, or makes it (mode 0600), and cuts a torn last line. Numbers go on from the last line.
+    /// Opens the log in `directory`, or makes it. Numbers go on from the last record.
     ///
     /// # Errors
-    /// If the file can't be opened, read or cut.
-    pub fn open(dir: &Path) -> Result<Self, AuditError> {
-        let path = dir.join(FILE_NAME);
-        match Self::open_file(&path) {
-            Ok(log) => Ok(Self { log: Mutex::new(log) }),
-            Err(cause) => Err(AuditError::Open { path, cause }),
+    /// If a file of it can't be opened, read or cut.
+    pub fn open(directory: &Path) -> Result<Self, AuditError> {
+        match Ledger::open(directory) {
+            Ok(ledger) => Ok(Self { ledger: Mutex::new(ledger) }),
+            Err(cause) => Err(AuditError::Open { path: directory.join(FILE_NAME), cause }),
         }
-    }
-
-    fn open_file(path: &Path) -> io::Result<Log> {
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-        let found = file.metadata()?.len();
-        let (length, last) = last_line(&file, found)?;
-        if length < found {
-            file.set_len(length)?;
-        }
-        let next = match last {
-            None => 1,
-            Some(line) => {
-                let numbered: Numbered = serde_json::from_slice(&line)?;
-                numbered.seq + 1
-            }
-        };
-        Ok(Log { file, length, next, torn: false })
     }
 
     /// Writes one line; `build` gets its number.
     fn append<'a>(&self, build: impl FnOnce(u64) -> Line<'a>) -> Result<u64, AuditError> {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.torn {
-            log.file.set_len(log.length)?;
-            log.torn = false;
-        }
-        let seq = log.next;
-        let mut line = serde_json::to_vec(&build(seq))?;
-        line.push(b'\n');
-        let written = (&log.file).write(&line);
-        if !matches!(written, Ok(count) if count == line.len()) {
-            log.torn = log.file.set_len(log.length).is_err();
-            return Err(AuditError::Write(written.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into())));
-        }
-        log.length += line.len() as u64;
-        log.next += 1;
-        Ok(seq)
+        self.ledger().append(build)
     }
-}
 
-/// Length of the complete lines within the first `length` bytes, and the last of these lines.
-fn last_line(file: &File, length: u64) -> io::Result<(u64, Option<Vec<u8>>)> {
-    let mut tail = Vec::new();
-    let mut start = length;
-    loop {
-        let ends: Vec<usize> =
-            tail.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
-        if let [.., before, last] = ends[..] {
-            return Ok((start + last as u64 + 1, Some(tail[before + 1..last].to_vec())));
-        }
-        if start == 0 {
-            let Some(last) = ends.first().copied() else { return Ok((0, None)) };
-            tail.truncate(last);
-            return Ok((last as u64 + 1, Some(tail)));
-        }
-        let chunk = TAIL_CHUNK.min(start);
-        start -= chunk;
-        let mut earlier = vec![0; usize::try_from(chunk).map_err(io::Error::other)?];
-        file.read_exact_at(&mut earlier, start)?;
-        earlier.append(&mut tail);
-        tail = earlier;
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,6 +15,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
+use super::pool::Protocol;
+
 const DAY: u64 = 86_400;
 const AUTHORITY_DAYS: u64 = 3650;
 
@@ -127,8 +129,18 @@ fn set_validity(params: &mut CertificateParams, days: u64) {
 }
 
 struct Leaf {
-    config: Arc<ServerConfig>,
+    http1: Arc<ServerConfig>,
+    http2: Arc<ServerConfig>,
     minted: Instant,
+}
+
+impl Leaf {
+    fn config(&self, protocol: Protocol) -> Arc<ServerConfig> {
+        match protocol {
+            Protocol::Http1 => self.http1.clone(),
+            Protocol::Http2 => self.http2.clone(),
+        }
+    }
 }
 
 /// Mints and keeps the leaves of one workspace. Ask only for names that the policy allows.
@@ -155,21 +167,26 @@ impl Leaves {
         Ok(Self { issuer, certificate, key: KeyPair::generate()?, cache: Mutex::default() })
     }
 
-    /// The server's side of TLS for `name`, a host name or literal address.
-    pub(super) fn server_config(&self, name: &str) -> Result<Arc<ServerConfig>, AuthorityError> {
+    /// The server's side of TLS for `name`, a host name or literal address, for protocols up to `protocol`.
+    pub(super) fn server_config(
+        &self,
+        name: &str,
+        protocol: Protocol,
+    ) -> Result<Arc<ServerConfig>, AuthorityError> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(leaf) = cache.get(name).filter(|leaf| leaf.minted.elapsed() < LEAF_AGE) {
-            return Ok(leaf.config.clone());
+            return Ok(leaf.config(protocol));
         }
-        let config = Arc::new(self.mint(name)?);
+        let leaf = self.mint(name)?;
+        let config = leaf.config(protocol);
         if cache.len() >= LEAF_LIMIT {
             cache.clear();
         }
-        cache.insert(name.to_owned(), Leaf { config: config.clone(), minted: Instant::now() });
+        cache.insert(name.to_owned(), leaf);
         Ok(config)
     }
 
-    fn mint(&self, name: &str) -> Result<ServerConfig, AuthorityError> {
+    fn mint(&self, name: &str) -> Result<Leaf, AuthorityError> {
         let mut params = CertificateParams::new([name.to_owned()])?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         // Drawn, since the default is made from the key, which all leaves share; issuer and serial must be unique.
@@ -191,6 +208,8 @@ impl Leaves {
         // Each name has its own tickets, so a session can only be resumed for the name it was made for.
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        Ok(config)
+        let mut newer = config.clone();
+        newer.alpn_protocols.insert(0, b"h2".to_vec());
+        Ok(Leaf { http1: Arc::new(config), http2: Arc::new(newer), minted: Instant::now() })
     }
 }

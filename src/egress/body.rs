@@ -32,6 +32,11 @@ struct State {
 }
 
 impl Progress {
+    /// Counts bytes that were passed on.
+    pub(super) fn add(&self, bytes: usize) {
+        self.state.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Bytes that were passed on.
     pub(super) fn bytes(&self) -> u64 {
         self.state.bytes.load(Ordering::Relaxed)
@@ -99,7 +104,7 @@ impl hyper::body::Body for Followed {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    self.progress.state.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.progress.add(data.len());
                 }
                 if self.inner.is_end_stream() {
                     self.end(true);

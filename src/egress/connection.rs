@@ -12,12 +12,12 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::audit::{Facts, Kind};
-use super::denial::Refusal;
+use super::denial::{Language, Refusal};
 use super::hello::{HelloError, Opening, Peeked, peek};
 use super::names::Meaning;
 use super::outlet::Outlet;
 use super::request::Site;
-use super::{http, intercept, tunnel};
+use super::{http, http2, intercept, spoken, tunnel};
 use crate::policy::{Denial, Destination, Host, Permit, Scheme, Treatment};
 
 /// How long a client whose connection is denied may take to show which protocol could explain it.
@@ -78,8 +78,8 @@ pub(super) async fn treat(outlet: Arc<Outlet>, mut stream: TcpStream, destinatio
             Ok(peeked) => return tunnel::run(&outlet, stream, &peeked.bytes, &permit).await,
             Err(error) => Err(error),
         },
-        Ok(Treatment::Inspect { tls, .. }) => match inspected(&mut stream, &judged, tls).await {
-            Ok(peeked) => return inspect(&outlet, stream, judged, peeked).await,
+        Ok(Treatment::Inspect { tls, permit, .. }) => match inspected(&mut stream, &judged, tls).await {
+            Ok(peeked) => return inspect(&outlet, stream, &permit, peeked).await,
             Err(error) => Err(error),
         },
         Err(denial) => {
@@ -98,7 +98,7 @@ async fn passthrough(stream: &mut TcpStream, permit: &Permit) -> Result<Peeked, 
     let peeked =
         peek(stream).await.map_err(|cause| ConnectionError::Hello { bound: bound.clone(), cause })?;
     match &peeked.opening {
-        Opening::Http => Err(ConnectionError::OnlyTls(bound)),
+        Opening::Http | Opening::Http2 => Err(ConnectionError::OnlyTls(bound)),
         Opening::Tls { encrypted: true, .. } => Err(ConnectionError::Encrypted(bound)),
         Opening::Tls { server_name, .. } => {
             check_server_name(server_name.as_deref(), permit.host())?;
@@ -125,15 +125,17 @@ async fn inspected(
 }
 
 /// Cleartext is served whether or not a rule allows it: each request gets its own, explained, verdict.
-async fn inspect(outlet: &Arc<Outlet>, stream: TcpStream, judged: Destination, peeked: Peeked) {
-    let scheme = if peeked.opening == Opening::Http { Scheme::Http } else { Scheme::Https };
-    let site = Site { scheme, host: judged.host, port: judged.port };
+async fn inspect(outlet: &Arc<Outlet>, stream: TcpStream, permit: &Permit, peeked: Peeked) {
+    let site = |scheme| Site { scheme, host: permit.host().clone(), port: permit.port() };
     let (read, write) = stream.into_split();
     let stream: Rewound = join(Cursor::new(peeked.bytes).chain(read), write);
-    if peeked.opening == Opening::Http {
-        http::serve(outlet, &site, stream).await;
-    } else {
-        intercept::serve(outlet, &site, stream).await;
+    match peeked.opening {
+        Opening::Http => http::serve(outlet, &site(Scheme::Http), stream).await,
+        Opening::Http2 => http2::serve(outlet, &site(Scheme::Http), stream).await,
+        Opening::Tls { offered, .. } => {
+            let protocol = spoken::mirror(outlet, permit, offered).await;
+            intercept::serve(outlet, &site(Scheme::Https), stream, protocol).await;
+        }
     }
 }
 
@@ -202,7 +204,7 @@ async fn explain(mut stream: TcpStream, denial: Denial) {
                 port: Some(denial.port),
                 ..Facts::default()
             };
-            let response = Refusal::from(denial).response(&about);
+            let response = Refusal::from(denial).response(&about, Language::Json);
             let reason = response.headers().get("x-hands-denied").cloned();
             let reason = reason.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
             let body = response.into_body().collect().await.map(http_body_util::Collected::to_bytes);

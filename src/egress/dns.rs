@@ -132,7 +132,7 @@ impl Zone {
         );
         // Programs look up the names of addresses by themselves; a command's result would be full of it.
         if kind != RecordType::PTR {
-            self.denials.add(format!("{host}: {}", why.words));
+            self.denials.add_question(kind, format!("{host}: {}", why.words));
         }
         Answer::Blocked(why.words)
     }

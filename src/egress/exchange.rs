@@ -2,18 +2,21 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, Version, request};
+use http::{Response, StatusCode, Version, request, response};
 use hyper::body::Incoming;
 
 use super::audit::{Facts, Kind, Open, Outcome};
 use super::body::{Body, Followed, Progress};
 use super::denial::Refusal;
-use super::inject;
+use super::outgoing::Outgoing;
 use super::outlet::Outlet;
-use super::request::{Canonical, Site, remove_hop_by_hop};
-use super::upstream::{Lease, Route, UpstreamError};
+use super::request::{Canonical, RequestError, Site, remove_hop_by_hop};
+use super::upstream::{Lease, Route};
+use super::websocket::Switch;
+use super::{inject, websocket};
 use crate::policy::Permit;
 
 /// The end of an exchange whose client went away.
@@ -38,8 +41,9 @@ pub(super) async fn prepare(
     let permit = outlet.policy.decide(&request.judged())?;
     facts.rule = Some(permit.rule().to_owned());
     facts.credential = permit.credential().map(str::to_owned);
+    outlet.rates.take(&permit, Instant::now())?;
     inject::apply(&permit, &outlet.vault, &mut request).await?;
-    let route = outlet.upstream.route(&permit).await?;
+    let route = outlet.upstream.route(&permit, request.protocol).await?;
     facts.address = route.address();
     Ok(Prepared { request, permit, route })
 }
@@ -48,18 +52,21 @@ pub(super) async fn prepare(
 pub(super) async fn perform(
     outlet: &Arc<Outlet>,
     prepared: Prepared,
-    body: Incoming,
+    (body, switch): (Incoming, Switch),
     facts: &Facts,
 ) -> Result<Response<Body>, Refusal> {
     let Prepared { request, permit, route } = prepared;
     let open = outlet.trail.allow(Kind::Request, facts)?;
     let mut running = Running::new(open);
-    let repeatable = request.is_idempotent();
-    let sent = match outgoing(request, body, running.sent.clone()) {
-        Ok(outgoing) => outlet.upstream.send(&permit, route, outgoing, repeatable).await,
-        Err(error) => Err(error),
+    let sent = match Outgoing::new(request, body, running.sent.clone()) {
+        Ok(outgoing) => outlet.upstream.send(&permit, route, outgoing).await,
+        Err(error) => Err(error.into()),
     };
     match sent {
+        Ok((response, lease)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            websocket::switch(outlet, response, lease, switch, running)
+                .ok_or(Refusal::Request(RequestError::WebSocket))
+        }
         Ok((response, lease)) => Ok(incoming(response, lease, running)),
         Err(error) => {
             let refusal = Refusal::from(error);
@@ -74,32 +81,20 @@ pub(super) async fn perform(
     }
 }
 
-/// The upstream's request, written from the canonical one and nothing else.
-fn outgoing(request: Canonical, body: Incoming, sent: Progress) -> Result<Request<Body>, UpstreamError> {
-    let target = match &request.query {
-        Some(query) => format!("{}?{query}", request.path.as_str()),
-        None => request.path.as_str().to_owned(),
-    };
-    let host = HeaderValue::from_str(&request.site.authority()).map_err(http::Error::from)?;
-    let mut outgoing = Request::builder()
-        .method(request.method)
-        .uri(target)
-        .header(header::HOST, host)
-        .body(Followed::new(body, sent, |_| ()).boxed())?;
-    outgoing.headers_mut().extend(request.headers);
-    Ok(outgoing)
-}
-
-/// The client's answer: the origin's without what concerns one hop or invites to leave this path.
-fn incoming(response: Response<Incoming>, lease: Lease, mut running: Running) -> Response<Body> {
-    let (mut head, body) = response.into_parts();
+/// Takes out of an answer what concerns one hop or invites to leave this path.
+pub(super) fn end_to_end(head: &mut response::Parts) {
     head.version = Version::HTTP_11;
     remove_named_by_connection(&mut head.headers);
     remove_hop_by_hop(&mut head.headers);
     head.headers.remove(header::ALT_SVC);
+}
+
+/// The client's answer. The exchange ends with its body.
+fn incoming(response: Response<Incoming>, lease: Lease, mut running: Running) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    end_to_end(&mut head);
     let status = head.status.as_u16();
-    running.address = Some(lease.address());
-    running.status = Some(status);
+    running.answered(status, &lease);
     let received = running.received.clone();
     let followed = Followed::new(body, received, move |complete| {
         // An answer before the request's end leaves a connection in the middle of a message: not for another.
@@ -120,7 +115,7 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
 }
 
 /// An exchange whose end is not recorded yet. Dropped, it records that the client went away.
-struct Running {
+pub(super) struct Running {
     open: Option<Open>,
     sent: Progress,
     received: Progress,
@@ -139,7 +134,17 @@ impl Running {
         }
     }
 
-    fn finish(&mut self, status: Option<u16>, reason: Option<&str>) {
+    /// The origin answered.
+    pub(super) fn answered(&mut self, status: u16, lease: &Lease) {
+        (self.status, self.address) = (Some(status), Some(lease.address()));
+    }
+
+    /// What went up, and what came down.
+    pub(super) const fn progress(&self) -> (&Progress, &Progress) {
+        (&self.sent, &self.received)
+    }
+
+    pub(super) fn finish(&mut self, status: Option<u16>, reason: Option<&str>) {
         if let Some(open) = self.open.take() {
             open.end(&Outcome {
                 status,

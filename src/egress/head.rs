@@ -8,6 +8,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{Expected, FramingError};
+use super::websocket::Gate;
 
 /// How much is read at a time while a head or chunk line is looked at.
 const READ_SIZE: usize = 16 * 1024;
@@ -27,13 +28,15 @@ pub(super) struct StrictReader<S, F> {
     passed: BytesMut,
     /// Told of the first violation; none is left after that.
     refused: Option<F>,
+    /// Whether the bytes are requests at all.
+    gate: Gate,
 }
 
 impl<S, F: FnOnce(FramingError)> StrictReader<S, F> {
-    /// Calls `refused` at the first violation. The stream ends there.
-    pub(super) fn new(inner: S, refused: F) -> Self {
+    /// Calls `refused` at the first violation. The stream ends there. Behind an open `gate` nothing is checked.
+    pub(super) fn new(inner: S, gate: Gate, refused: F) -> Self {
         let (held, passed) = (BytesMut::new(), BytesMut::new());
-        Self { inner, expected: Expected::Head, held, searched: 0, passed, refused: Some(refused) }
+        Self { inner, expected: Expected::Head, held, searched: 0, passed, refused: Some(refused), gate }
     }
 
     /// Moves what is well-formed from `held` to `passed`.
@@ -53,6 +56,7 @@ impl<S, F: FnOnce(FramingError)> StrictReader<S, F> {
                     self.held.clear();
                     self.passed.extend_from_slice(REFUSED);
                     if let Some(refused) = self.refused.take() {
+                        self.gate.refuse();
                         refused(error);
                     }
                     return;
@@ -70,11 +74,18 @@ impl<S: AsyncRead + Unpin, F: FnOnce(FramingError) + Unpin> AsyncRead for Strict
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
+            if this.gate.is_raw() && !this.held.is_empty() {
+                // The beginning of what would have been a request: it came before the answer, and follows it now.
+                this.passed.unsplit(this.held.split());
+            }
             if !this.passed.is_empty() {
                 let length = this.passed.len().min(out.remaining());
                 out.put_slice(&this.passed[..length]);
                 this.passed.advance(length);
                 return Poll::Ready(Ok(()));
+            }
+            if this.gate.is_raw() {
+                return Pin::new(&mut this.inner).poll_read(context, out);
             }
             if this.refused.is_none() {
                 return Poll::Ready(Ok(()));

@@ -19,6 +19,16 @@ const HANDSHAKE: u8 = 22;
 /// The `encrypted_client_hello` extension (RFC 9849).
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
+/// What a client begins HTTP/2 with when it knows that the server speaks it (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The protocols of a `ClientHello`; one that names none speaks HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Offered {
+    pub(super) http1: bool,
+    pub(super) http2: bool,
+}
+
 /// What a connection begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Opening {
@@ -28,9 +38,13 @@ pub(super) enum Opening {
         server_name: Option<String>,
         /// It carries an encrypted inner hello, or pretends to.
         encrypted: bool,
+        /// What it would speak.
+        offered: Offered,
     },
     /// A method's first letter.
     Http,
+    /// The preface of HTTP/2.
+    Http2,
 }
 
 /// There is no opening.
@@ -72,6 +86,8 @@ async fn read_opening(stream: &mut (impl AsyncRead + Unpin)) -> Result<Peeked, H
         }
         match bytes[0] {
             HANDSHAKE => {}
+            _ if bytes.starts_with(PREFACE) => return Ok(Peeked { opening: Opening::Http2, bytes }),
+            _ if PREFACE.starts_with(&bytes) => continue,
             first if first.is_ascii_alphabetic() => return Ok(Peeked { opening: Opening::Http, bytes }),
             _ => return Err(HelloError::Unknown),
         }
@@ -83,11 +99,20 @@ async fn read_opening(stream: &mut (impl AsyncRead + Unpin)) -> Result<Peeked, H
             acceptor.read_tls(&mut unread)?;
             if let Some(accepted) = acceptor.accept().map_err(|(error, _)| HelloError::Malformed(error))? {
                 let server_name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+                let offered = offered(accepted.client_hello().alpn());
                 let encrypted = offers_encrypted_hello(&bytes);
-                return Ok(Peeked { opening: Opening::Tls { server_name, encrypted }, bytes });
+                return Ok(Peeked { opening: Opening::Tls { server_name, encrypted, offered }, bytes });
             }
         }
     }
+}
+
+fn offered<'a>(names: Option<impl Iterator<Item = &'a [u8]>>) -> Offered {
+    let Some(names) = names else { return Offered { http1: true, http2: false } };
+    names.fold(Offered { http1: false, http2: false }, |offered, name| Offered {
+        http1: offered.http1 || name == b"http/1.1",
+        http2: offered.http2 || name == b"h2",
+    })
 }
 
 /// Whether a valid hello has the extension; what can't be read counts as yes.

@@ -13,12 +13,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::audit::{Facts, Kind};
 use super::body::Body;
-use super::denial::Refusal;
+use super::denial::{Language, Refusal};
 use super::exchange::{perform, prepare};
 use super::framing::HEAD_LIMIT;
 use super::head::StrictReader;
 use super::outlet::Outlet;
 use super::request::Site;
+use super::websocket::{Gate, Switch};
 
 /// How long a client may take for a head, and a kept connection may be idle.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
@@ -26,18 +27,24 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 /// Serves the requests of a connection for `site` until either side ends it.
 pub(super) async fn serve<S>(outlet: &Arc<Outlet>, site: &Site, stream: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(|request| async { Ok::<_, Infallible>(answer(outlet, site, request).await) });
-    let reader = StrictReader::new(stream, |error| {
-        let facts = Facts { reason: Some("malformed_request".to_owned()), ..facts_of(site) };
-        outlet.deny(Kind::Request, &facts, format!("{}: {error}", site.authority()));
+    let gate = Gate::default();
+    let (shared, bound) = (outlet.clone(), site.clone());
+    let reader = StrictReader::new(stream, gate.clone(), move |error| {
+        let facts = Facts { reason: Some("malformed_request".to_owned()), ..facts_of(&bound) };
+        shared.deny(Kind::Request, &facts, format!("{}: {error}", bound.authority()));
+    });
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(gate.clone());
+        async { Ok::<_, Infallible>(answer(outlet, site, request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(HEAD_LIMIT * 2)
         .serve_connection(TokioIo::new(reader), service)
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, host = %site.host, "a client's connection ended");
@@ -49,21 +56,29 @@ fn facts_of(site: &Site) -> Facts {
 }
 
 /// The whole way of one request: parse, judge, credential, route, record, send.
-async fn answer(outlet: &Arc<Outlet>, site: &Site, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(
+    outlet: &Arc<Outlet>,
+    site: &Site,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
     let mut facts = Facts { method: Some(request.method().to_string()), ..facts_of(site) };
+    let (language, switch) = (Language::of(&request), Switch::of(&mut request));
     let (head, body) = request.into_parts();
     let prepared = match prepare(outlet, site, head, &mut facts).await {
         Ok(prepared) => prepared,
-        Err(refusal) => return refuse(outlet, site, &refusal, facts),
+        Err(refusal) => {
+            let facts = recorded(outlet, site, &refusal, facts);
+            return refusal.response(&facts, language);
+        }
     };
-    match perform(outlet, prepared, body, &facts).await {
+    match perform(outlet, prepared, (body, switch), &facts).await {
         Ok(response) => response,
-        Err(refusal) => refusal.response(&facts),
+        Err(refusal) => refusal.response(&facts, language),
     }
 }
 
-/// Records and explains a request that does not go out.
-fn refuse(outlet: &Outlet, site: &Site, refusal: &Refusal, facts: Facts) -> Response<Body> {
+/// Records a request that does not go out; what is recorded is what is told.
+fn recorded(outlet: &Outlet, site: &Site, refusal: &Refusal, facts: Facts) -> Facts {
     let rule = match refusal {
         Refusal::Denied(denial) => denial.rule.clone(),
         _ => facts.rule.clone(),
@@ -78,5 +93,5 @@ fn refuse(outlet: &Outlet, site: &Site, refusal: &Refusal, facts: Facts) -> Resp
     } else {
         outlet.fail(Kind::Request, &facts, refusal.status());
     }
-    refusal.response(&facts)
+    facts
 }

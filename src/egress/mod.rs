@@ -6,15 +6,15 @@
 //!  resolver  ───────────► │ dns_server → dns → names    │   answers with synthetic addresses
 //!              captured   ├─────────────────────────────┤
 //!  program   ───────────► │ capture → connection ─┬─► tunnel ──────────────┐
-//!                         │             │ (hello)  └─► intercept (TLS ends) │
-//!                         │             ▼                  │               │
-//!                         │           http ◄───────────────┘               │
+//!                         │             │ (hello)  └─► intercept (TLS ends, │
+//!                         │             ▼             as `spoken` tells)    │
+//!                         │      http, http2 ◄─────────────┘               │
 //!                         │  request: one canonical request                │
-//!                         │  policy::decide ─► Permit                      │
+//!                         │  policy::decide ─► Permit, within its rate     │
 //!                         │  inject: its credential                        │
 //!                         │  resolve: its checked addresses                │
 //!                         │  audit: one line, or nothing goes out          ▼
-//!                         │  exchange ─► upstream (pool, dial, trust) ───────────► TLS, verified
+//!                         │  exchange ─► upstream (pool, open, trust) ───────────► TLS, verified
 //!                         └─────────────────────────────┘
 //! ```
 //!
@@ -35,17 +35,25 @@ mod framing;
 mod head;
 mod hello;
 mod http;
+mod http2;
 mod inject;
 mod intercept;
+mod ledger;
 mod names;
+mod open;
+mod outgoing;
 mod outlet;
 mod pool;
+mod rates;
 mod request;
 mod resolve;
 mod settings;
+mod spoken;
 mod trust;
 mod tunnel;
 mod upstream;
+mod verify;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -58,14 +66,16 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-pub use self::audit::{Audit, AuditError, FILE_NAME as AUDIT_FILE_NAME};
+pub use self::audit::{Audit, AuditError};
 pub use self::authority::{AuthorityError, CertificateAuthority};
 pub use self::dial::ProxySettingsError;
 pub use self::inject::Vault;
+pub use self::ledger::FILE_NAME as AUDIT_FILE_NAME;
 pub use self::names::Remember;
 pub use self::resolve::ResolveSettingsError;
 pub use self::settings::Settings;
 pub use self::trust::TrustError;
+pub use self::verify::{Fault, Finding, Report, verify};
 
 use self::audit::Trail;
 use self::authority::Leaves;
@@ -75,6 +85,7 @@ use self::dial::ParentProxy;
 use self::dns::Zone;
 use self::names::Names;
 use self::outlet::Outlet;
+use self::rates::Rates;
 use self::resolve::Addresses;
 use self::upstream::{Outside, Upstream};
 use crate::policy::Policy;
@@ -198,10 +209,11 @@ impl Egress {
             denials: Arc::new(Denials::default()),
             upstream: Upstream::new(
                 self.outside.clone(),
-                trust::separate_sessions(&self.tls),
+                &trust::separate_sessions(&self.tls),
                 shutdown.clone(),
             ),
             vault: self.vault.clone(),
+            rates: Rates::default(),
         });
         // From here on a failure drops this, which ends what was already started.
         let attached = Attached { outlet: outlet.clone(), shutdown: shutdown.clone() };

@@ -10,6 +10,7 @@ use super::authority::Leaves;
 use super::denial::Denials;
 use super::inject::Vault;
 use super::names::Names;
+use super::rates::Rates;
 use super::upstream::Upstream;
 use crate::policy::Policy;
 
@@ -22,6 +23,7 @@ pub(super) struct Outlet {
     pub(super) denials: Arc<Denials>,
     pub(super) upstream: Upstream,
     pub(super) vault: Vault,
+    pub(super) rates: Rates,
 }
 
 impl fmt::Debug for Outlet {

@@ -1,11 +1,14 @@
-//! Idle upstream connections of one workspace: bounded, and never lent to a request of another kind.
+//! Upstream connections of one workspace that can take a request: bounded, and never lent to one of another kind.
+//!
+//! A connection of HTTP/1.1 is lent to one exchange at a time. One of HTTP/2 stays here while it carries streams.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::{http1, http2};
+use tokio::sync::Mutex as Turn;
 
 use super::body::Body;
 use crate::policy::{Permit, Scheme};
@@ -15,8 +18,18 @@ const PER_KEY: usize = 32;
 const IN_ALL: usize = 256;
 const IDLE: Duration = Duration::from_secs(45);
 
-/// What two requests must have in common to use one connection: the same origin under the same rule, so that the
-/// address was checked with the same rights, and the same credential.
+/// Streams on one connection; origins usually allow no more.
+const STREAMS: usize = 100;
+
+/// A version of HTTP as it is negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// What two requests must have in common to use one connection: the same origin under the same rule, the same
+/// credential, and the same wish for a protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     secure: bool,
@@ -24,66 +37,140 @@ pub(super) struct Key {
     port: u16,
     rule: String,
     credential: Option<String>,
+    asked: Protocol,
 }
 
 impl Key {
-    pub(super) fn of(permit: &Permit) -> Self {
+    pub(super) fn of(permit: &Permit, asked: Protocol) -> Self {
         Self {
             secure: matches!(permit.scheme(), Scheme::Https),
             host: permit.host().to_string(),
             port: permit.port(),
             rule: permit.rule().to_owned(),
             credential: permit.credential().map(str::to_owned),
+            asked,
         }
     }
 }
 
-/// A connection that waits for its next request.
+/// Sends requests on a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) sender: http2::SendRequest<Body>,
+    /// One more owner per stream.
+    place: Arc<()>,
+}
+
+impl Shared {
+    pub(super) fn new(sender: http2::SendRequest<Body>) -> Self {
+        Self { sender, place: Arc::default() }
+    }
+
+    /// Streams that are open; the pool's own hold does not count.
+    fn streams(&self) -> usize {
+        Arc::strong_count(&self.place) - 1
+    }
+
+    fn has_place(&self) -> bool {
+        !self.sender.is_closed() && self.streams() < STREAMS
+    }
+}
+
+/// One side of a connection that takes requests.
+#[derive(Debug)]
+pub(super) enum Sender {
+    Http1(http1::SendRequest<Body>),
+    Http2(Shared),
+}
+
+/// A connection that is lent to an exchange.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) sender: SendRequest<Body>,
+    pub(super) sender: Sender,
     pub(super) address: IpAddr,
 }
 
-struct Idle {
+impl Connection {
+    pub(super) const fn protocol(&self) -> Protocol {
+        match self.sender {
+            Sender::Http1(_) => Protocol::Http1,
+            Sender::Http2(_) => Protocol::Http2,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(shared) => shared.sender.is_closed(),
+        }
+    }
+}
+
+struct Kept {
     connection: Connection,
     since: Instant,
 }
 
-/// The idle connections of one workspace.
+#[derive(Default)]
+struct State {
+    kept: HashMap<Key, Vec<Kept>>,
+    turns: HashMap<Key, Arc<Turn<()>>>,
+}
+
+/// The connections of one workspace.
 #[derive(Clone, Default)]
 pub(super) struct Pool {
-    idle: Arc<Mutex<HashMap<Key, Vec<Idle>>>>,
+    state: Arc<Mutex<State>>,
 }
 
 impl Pool {
-    /// The connection that was used last, if one is still open.
+    /// The connection that was used last, if one is still open: a lent one is gone from here, a shared one stays.
     pub(super) fn take(&self, key: &Key) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = idle.get_mut(key)?;
-        let mut found = None;
-        while let Some(candidate) = waiting.pop() {
-            if !candidate.connection.sender.is_closed() && candidate.since.elapsed() < IDLE {
-                found = Some(candidate.connection);
-                break;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = state.kept.get_mut(key)?;
+        waiting.retain(|kept| !kept.connection.is_closed());
+        let shared = waiting.iter_mut().rev().find_map(|kept| match &kept.connection.sender {
+            Sender::Http2(shared) if shared.has_place() => {
+                kept.since = Instant::now();
+                let sender = Sender::Http2(shared.clone());
+                Some(Connection { sender, address: kept.connection.address })
             }
-        }
+            _ => None,
+        });
+        let found = shared.or_else(|| lend(waiting));
         if waiting.is_empty() {
-            idle.remove(key);
+            state.kept.remove(key);
         }
         found
     }
 
-    /// Keeps a connection whose exchange is over, if there is room.
+    /// Keeps a connection of HTTP/1.1 whose exchange is over, or shares a new one of HTTP/2, if there is room.
     pub(super) fn put(&self, key: Key, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.values().map(Vec::len).sum::<usize>() >= IN_ALL {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.kept.values().map(Vec::len).sum::<usize>() >= IN_ALL {
             return;
         }
-        let waiting = idle.entry(key).or_default();
+        let waiting = state.kept.entry(key).or_default();
         if waiting.len() < PER_KEY {
-            waiting.push(Idle { connection, since: Instant::now() });
+            waiting.push(Kept { connection, since: Instant::now() });
         }
+    }
+
+    /// Shares a connection of HTTP/2; one of HTTP/1.1 is left to its exchange.
+    pub(super) fn share(&self, key: Key, connection: &Connection) {
+        if let Sender::Http2(shared) = &connection.sender {
+            let sender = Sender::Http2(shared.clone());
+            self.put(key, Connection { sender, address: connection.address });
+        }
+    }
+
+    /// The turn of those who would open a connection for `key`, so that many streams at once open one.
+    pub(super) fn turn(&self, key: &Key) -> Arc<Turn<()>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.turns.len() >= IN_ALL {
+            state.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
+        state.turns.entry(key.clone()).or_default().clone()
     }
 
     /// Closes idle connections in time, for as long as it runs.
@@ -97,11 +184,22 @@ impl Pool {
 
     /// Closes what nobody asked for in time, as seen at `now`.
     pub(super) fn expire(&self, now: Instant) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|_, waiting| {
-            let in_time = |kept: &Idle| now.saturating_duration_since(kept.since) < IDLE;
-            waiting.retain(|kept| !kept.connection.sender.is_closed() && in_time(kept));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.kept.retain(|_, waiting| {
+            waiting.retain_mut(|kept| {
+                if matches!(&kept.connection.sender, Sender::Http2(shared) if shared.streams() > 0) {
+                    kept.since = now;
+                }
+                let in_time = now.saturating_duration_since(kept.since) < IDLE;
+                !kept.connection.is_closed() && in_time
+            });
             !waiting.is_empty()
         });
     }
+}
+
+fn lend(waiting: &mut Vec<Kept>) -> Option<Connection> {
+    let fresh = |kept: &Kept| kept.since.elapsed() < IDLE;
+    let at = waiting.iter().rposition(|kept| kept.connection.protocol() == Protocol::Http1 && fresh(kept))?;
+    Some(waiting.remove(at).connection)
 }

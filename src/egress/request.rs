@@ -1,9 +1,11 @@
 //! The one canonical request: what the policy judges, the audit records and the upstream bytes are made from.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, StatusCode, Version, request};
 
+use super::pool::Protocol;
+use super::websocket::Wish;
 use crate::policy::{self, Host, Path, PathError, Scheme};
 
 /// Headers that belong to one hop (RFC 9110, section 7.6.1), and `Expect`, which the server's side has answered.
@@ -35,7 +37,7 @@ impl Site {
         }
     }
 
-    fn scheme_name(&self) -> &'static str {
+    pub(super) fn scheme_name(&self) -> &'static str {
         match self.scheme {
             Scheme::Https => "https",
             Scheme::Http => "http",
@@ -54,9 +56,9 @@ impl Site {
 pub(super) enum RequestError {
     #[error("{0} is not served: send an ordinary request")]
     Method(Method),
-    #[error("WebSocket is not served yet")]
-    Upgrade,
-    #[error("the request has no Host header, or several")]
+    #[error("the WebSocket handshake is malformed, or bytes came before its answer")]
+    WebSocket,
+    #[error("the request names no host, or has several Host headers")]
     HostCount,
     #[error("the authority {0:?} is no host and port")]
     Authority(String),
@@ -76,7 +78,6 @@ impl RequestError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Upgrade => StatusCode::NOT_IMPLEMENTED,
             Self::Misdirected { .. } | Self::Scheme(_) => StatusCode::MISDIRECTED_REQUEST,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -85,7 +86,7 @@ impl RequestError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Method(_) => "method_not_served",
-            Self::Upgrade => "upgrade_not_served",
+            Self::WebSocket => "malformed_websocket",
             Self::Misdirected { .. } | Self::Scheme(_) => "misdirected",
             _ => "ambiguous_request",
         }
@@ -93,9 +94,10 @@ impl RequestError {
 
     pub(super) fn remedy(&self) -> &'static str {
         match self {
-            Self::Method(_) | Self::Upgrade => "use an ordinary HTTP request",
+            Self::Method(_) => "use an ordinary HTTP request",
+            Self::WebSocket => "begin a WebSocket as RFC 6455 says, and wait for the answer",
             Self::Misdirected { .. } | Self::Scheme(_) => "open a connection for this host and port",
-            _ => "send a well-formed HTTP/1.1 request",
+            _ => "send a well-formed HTTP request",
         }
     }
 }
@@ -109,6 +111,12 @@ pub(super) struct Canonical {
     pub(super) query: Option<String>,
     /// End-to-end headers only; without Host and framing, which are made anew.
     pub(super) headers: HeaderMap,
+    /// What the client speaks.
+    pub(super) protocol: Protocol,
+    /// Whether the client takes trailers; an origin of gRPC insists on it.
+    pub(super) trailers: bool,
+    /// Whether it asks for a WebSocket.
+    pub(super) websocket: bool,
 }
 
 impl Canonical {
@@ -118,12 +126,20 @@ impl Canonical {
             return Err(RequestError::Method(head.method));
         }
         check_framing(&head.headers)?;
-        check_upgrade(&head.headers)?;
+        let websocket = match Wish::of(&head) {
+            Wish::Plain => false,
+            Wish::WebSocket => true,
+            Wish::Malformed => return Err(RequestError::WebSocket),
+        };
         check_target(&head, site)?;
         let path = Path::parse(head.uri.path())?;
         let query = head.uri.query().map(str::to_owned);
-        let headers = end_to_end(head.headers)?;
-        Ok(Self { site: site.clone(), method: head.method, path, query, headers })
+        let protocol = if head.version == Version::HTTP_2 { Protocol::Http2 } else { Protocol::Http1 };
+        let trailers = head.headers.get(header::TE).is_some_and(|value| value == "trailers");
+        let mut headers = end_to_end(head.headers)?;
+        join_cookies(&mut headers);
+        let (site, method) = (site.clone(), head.method);
+        Ok(Self { site, method, path, query, headers, protocol, trailers, websocket })
     }
 
     /// As the policy sees it.
@@ -134,6 +150,7 @@ impl Canonical {
             port: self.site.port,
             method: self.method.as_str(),
             path: &self.path,
+            websocket: self.websocket,
         }
     }
 
@@ -153,17 +170,6 @@ fn check_framing(headers: &HeaderMap) -> Result<(), RequestError> {
     }
 }
 
-/// An offer of another HTTP version may be ignored; a WebSocket client needs to hear that it gets none.
-fn check_upgrade(headers: &HeaderMap) -> Result<(), RequestError> {
-    let is_websocket =
-        |value: &http::HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"websocket");
-    if headers.get_all(header::UPGRADE).iter().any(is_websocket) {
-        Err(RequestError::Upgrade)
-    } else {
-        Ok(())
-    }
-}
-
 /// Host header and request target must both name the connection's origin.
 fn check_target(head: &request::Parts, site: &Site) -> Result<(), RequestError> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
@@ -173,6 +179,7 @@ fn check_target(head: &request::Parts, site: &Site) -> Result<(), RequestError> 
             check_authority(text, site)?;
         }
         (None, _) if head.version == Version::HTTP_10 => {}
+        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_some() => {}
         _ => return Err(RequestError::HostCount),
     }
     if let Some(scheme) = head.uri.scheme_str()
@@ -220,6 +227,16 @@ fn end_to_end(mut headers: HeaderMap) -> Result<HeaderMap, RequestError> {
         headers.remove(name);
     }
     Ok(headers)
+}
+
+/// HTTP/2 may send a cookie in pieces, which is one header elsewhere (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Takes the headers of one hop out of a message of either direction.

@@ -98,6 +98,11 @@ impl Addresses {
         Ok(Checked(found.into_iter().map(|address| SocketAddr::new(address, permit.port())).collect()))
     }
 
+    /// Whether the permit may use a connection that is open to `address` already.
+    pub(super) fn allows(&self, permit: &Permit, address: IpAddr) -> Result<bool, UpstreamError> {
+        Ok(permit.check_address(address, &self.book()?).is_ok())
+    }
+
     /// IPv4 first: where both exist, a host without an IPv6 route is more usual than one without IPv4.
     async fn look_up(&self, name: &Name) -> Result<Vec<IpAddr>, UpstreamError> {
         let host = || name.as_str().to_owned();

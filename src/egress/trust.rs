@@ -56,19 +56,18 @@ pub(super) fn client_config(settings: &Settings) -> Result<ClientConfig, TrustEr
             .map_or_else(|| format!("number {index}"), |path| path.display().to_string());
         add_document(&mut roots, &path, document)?;
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
 /// The same trust with sessions of its own, so that no two workspaces resume each other's.
-pub(super) fn separate_sessions(config: &ClientConfig) -> Arc<ClientConfig> {
+pub(super) fn separate_sessions(config: &ClientConfig) -> ClientConfig {
     let mut own = config.clone();
     own.resumption = Resumption::in_memory_sessions(SESSIONS);
-    Arc::new(own)
+    own
 }
 
 fn add_document(roots: &mut RootCertStore, path: &str, document: &str) -> Result<(), TrustError> {

@@ -1,6 +1,7 @@
 //! Connections that are not opened: bytes both ways between a client and a checked address.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
@@ -10,6 +11,7 @@ use super::audit::{Facts, Kind, Open, Outcome};
 use super::connection::reset;
 use super::denial::Refusal;
 use super::outlet::Outlet;
+use super::resolve::Checked;
 use crate::policy::Permit;
 
 /// Connects `client` to the permit's host, beginning with the bytes of it that were `read` before.
@@ -32,10 +34,9 @@ async fn connect(
     read: &[u8],
     (permit, mut facts): (&Permit, Facts),
 ) -> Result<(), (Refusal, TcpStream)> {
-    let addresses = match outlet.upstream.addresses(permit).await {
+    let addresses = match admitted(outlet, permit).await {
         Ok(addresses) => addresses,
-        Err(error) => {
-            let refusal = Refusal::from(error);
+        Err(refusal) => {
             facts.reason = Some(refusal.reason().to_owned());
             if refusal.is_denial() {
                 outlet.deny(Kind::Connection, &facts, refusal.to_string());
@@ -67,6 +68,12 @@ async fn connect(
             Err((error.into(), client))
         }
     }
+}
+
+/// A tunnel counts once, however much goes through it.
+async fn admitted(outlet: &Outlet, permit: &Permit) -> Result<Checked, Refusal> {
+    outlet.rates.take(permit, Instant::now())?;
+    Ok(outlet.upstream.addresses(permit).await?)
 }
 
 /// A tunnel whose end is recorded when it is dropped, however that comes about.

@@ -6,28 +6,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hickory_resolver::net::NetError;
-use http::{Request, Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
-use super::body::{Body, full};
 use super::dial::{ParentProxy, dial};
-use super::pool::{Connection, Key, Pool};
+use super::open::{Offers, Opener};
+use super::outgoing::Outgoing;
+use super::pool::{Connection, Key, Pool, Protocol, Sender};
 use super::resolve::{Addresses, Checked};
-use crate::policy::{Denial, Host, Permit, Scheme};
+use super::spoken::Spoken;
+use super::websocket;
+use crate::policy::{Denial, Permit};
 use crate::shutdown::Shutdown;
-
-/// How long a TLS handshake with an origin may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How long a pooled connection may take to be ready: its last exchange is over, so it is at once or never.
 const READY: Duration = Duration::from_secs(1);
@@ -104,9 +98,10 @@ pub(super) struct Outside {
 /// One workspace's connections to origins.
 pub(super) struct Upstream {
     outside: Arc<Outside>,
-    tls: Arc<ClientConfig>,
+    offers: Offers,
     pub(super) pool: Pool,
-    shutdown: Shutdown,
+    pub(super) spoken: Spoken,
+    pub(super) scope: Shutdown,
 }
 
 impl fmt::Debug for Upstream {
@@ -118,7 +113,7 @@ impl fmt::Debug for Upstream {
 /// Where an exchange will go: nothing was sent yet.
 #[derive(Debug)]
 pub(super) enum Route {
-    /// An open connection to an address that was checked under the same rule.
+    /// An open connection to an address that this permit may use too.
     Pooled(Connection),
     /// Checked addresses.
     Fresh(Checked),
@@ -134,7 +129,8 @@ impl Route {
     }
 }
 
-/// A connection that is lent to one exchange. Give it back when the exchange is over; dropping it closes it.
+/// A connection that is lent to one exchange. Give it back when the exchange is over; dropping it closes it, or
+/// makes room for another stream on it.
 pub(super) struct Lease {
     pool: Pool,
     key: Key,
@@ -149,23 +145,33 @@ impl Lease {
 
     /// Keeps the connection for the next request.
     pub(super) fn give_back(self) {
-        self.pool.put(self.key, self.connection);
+        // One of HTTP/2 never left the pool.
+        if self.connection.protocol() == Protocol::Http1 {
+            self.pool.put(self.key, self.connection);
+        }
     }
 }
 
 impl Upstream {
-    pub(super) fn new(outside: Arc<Outside>, tls: Arc<ClientConfig>, shutdown: Shutdown) -> Self {
+    pub(super) fn new(outside: Arc<Outside>, tls: &ClientConfig, scope: Shutdown) -> Self {
         let pool = Pool::default();
-        shutdown.spawn_until_cancelled(pool.clone().sweep());
-        Self { outside, tls, pool, shutdown }
+        scope.spawn_until_cancelled(pool.clone().sweep());
+        Self { outside, offers: Offers::new(tls), pool, spoken: Spoken::default(), scope }
     }
 
-    /// A way to the permit's origin.
-    pub(super) async fn route(&self, permit: &Permit) -> Result<Route, UpstreamError> {
-        match self.pool.take(&Key::of(permit)) {
+    /// A way to the permit's origin. The address of an open connection is judged again: it was opened by another
+    /// permit of the same rule, beside which other rules may have spoken.
+    pub(super) async fn route(&self, permit: &Permit, asked: Protocol) -> Result<Route, UpstreamError> {
+        match self.pooled(&Key::of(permit, asked), permit)? {
             Some(connection) => Ok(Route::Pooled(connection)),
             None => Ok(Route::Fresh(self.outside.addresses.of(permit).await?)),
         }
+    }
+
+    fn pooled(&self, key: &Key, permit: &Permit) -> Result<Option<Connection>, UpstreamError> {
+        let Some(connection) = self.pool.take(key) else { return Ok(None) };
+        let allowed = self.outside.addresses.allows(permit, connection.address)?;
+        Ok(allowed.then_some(connection))
     }
 
     /// The checked addresses for a raw connection.
@@ -178,31 +184,36 @@ impl Upstream {
         dial(self.outside.proxy.as_ref(), addresses).await
     }
 
-    /// Sends `request` on `route`. A pooled connection that proves dead is replaced once, if nothing of the request
-    /// was sent or if it can be sent again without harm (`repeatable`).
+    /// Sends `outgoing` on `route`. A pooled connection that proves dead is replaced once, if nothing of the request
+    /// was sent or if it can be sent again without harm.
     pub(super) async fn send(
         &self,
         permit: &Permit,
         route: Route,
-        request: Request<Body>,
-        repeatable: bool,
+        outgoing: Outgoing,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        let copy = (repeatable && request.body().is_end_stream()).then(|| head_of(&request));
-        let (addresses, request) = match route {
-            Route::Fresh(addresses) => (addresses, request),
+        let copy = outgoing.repeatable();
+        let wish = (outgoing.asked, outgoing.may_switch());
+        let (asked, _) = wish;
+        let (addresses, outgoing) = match route {
+            Route::Fresh(addresses) => (addresses, outgoing),
             Route::Pooled(mut connection) => {
-                let again = match try_pooled(&mut connection, request).await {
-                    Ok(response) => return self.received(permit, response, connection),
-                    Err(Failed::Unsent(request)) => *request,
+                let again = match try_pooled(&mut connection, outgoing).await {
+                    Ok(response) => return self.received(permit, response, connection, wish),
+                    Err(Failed::Unsent(outgoing)) => *outgoing,
                     Err(Failed::Sent(cause)) => copy.ok_or_else(|| http_error(permit, cause))?,
+                    Err(Failed::Build(error)) => return Err(error.into()),
                 };
                 (self.outside.addresses.of(permit).await?, again)
             }
         };
-        let mut connection = self.open(permit, &addresses).await?;
-        let response =
-            connection.sender.send_request(request).await.map_err(|cause| http_error(permit, cause))?;
-        self.received(permit, response, connection)
+        let mut connection = self.fresh(permit, &addresses, asked).await?;
+        let request = outgoing.dressed(connection.protocol())?;
+        let response = match &mut connection.sender {
+            Sender::Http1(sender) => sender.send_request(request).await,
+            Sender::Http2(shared) => shared.sender.send_request(request).await,
+        };
+        self.received(permit, response.map_err(|cause| http_error(permit, cause))?, connection, wish)
     }
 
     fn received(
@@ -210,87 +221,83 @@ impl Upstream {
         permit: &Permit,
         response: Response<Incoming>,
         connection: Connection,
+        (asked, may_switch): (Protocol, bool),
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !(may_switch && websocket::is_accepted(response.headers())) {
             return Err(UpstreamError::Switched(permit.host().to_string()));
         }
-        Ok((response, Lease { pool: self.pool.clone(), key: Key::of(permit), connection }))
+        Ok((response, Lease { pool: self.pool.clone(), key: Key::of(permit, asked), connection }))
     }
 
-    async fn open(&self, permit: &Permit, addresses: &Checked) -> Result<Connection, UpstreamError> {
-        let (stream, address) = dial(self.outside.proxy.as_ref(), addresses).await?;
-        let sender = match permit.scheme() {
-            Scheme::Http => self.handshake(permit, stream).await?,
-            Scheme::Https => {
-                let host = || permit.host().to_string();
-                let name = server_name(permit.host())?;
-                let connecting = TlsConnector::from(self.tls.clone()).connect(name, stream);
-                let secured = timeout(HANDSHAKE, connecting)
-                    .await
-                    .map_err(|_| UpstreamError::TlsTimeout(host()))?
-                    .map_err(|cause| UpstreamError::Tls { host: host(), cause })?;
-                self.handshake(permit, secured).await?
-            }
-        };
-        Ok(Connection { sender, address })
-    }
-
-    async fn handshake<S>(
+    /// A connection of this permit's own, or a place on one that was opened meanwhile.
+    pub(super) async fn fresh(
         &self,
         permit: &Permit,
-        stream: S,
-    ) -> Result<http1::SendRequest<Body>, UpstreamError>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let (sender, driver) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|cause| http_error(permit, cause))?;
-        self.shutdown.spawn_until_cancelled(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "an upstream connection ended");
-            }
-        });
-        Ok(sender)
+        addresses: &Checked,
+        asked: Protocol,
+    ) -> Result<Connection, UpstreamError> {
+        let speaks_old = || self.spoken.of(permit.host(), permit.port()) == Some(Protocol::Http1);
+        if asked == Protocol::Http1 || speaks_old() {
+            return self.open(permit, addresses, asked).await;
+        }
+        let key = Key::of(permit, asked);
+        let turn = self.pool.turn(&key);
+        let waited = turn.lock().await;
+        if let Some(connection) = self.pooled(&key, permit)? {
+            return Ok(connection);
+        }
+        if speaks_old() {
+            drop(waited);
+        }
+        let connection = self.open(permit, addresses, asked).await?;
+        self.pool.share(key, &connection);
+        Ok(connection)
+    }
+
+    async fn open(
+        &self,
+        permit: &Permit,
+        addresses: &Checked,
+        asked: Protocol,
+    ) -> Result<Connection, UpstreamError> {
+        let (proxy, offers, scope) = (self.outside.proxy.as_ref(), &self.offers, &self.scope);
+        let connection = Opener { proxy, offers, scope }.open(permit, addresses, asked).await?;
+        if asked == Protocol::Http2 {
+            self.spoken.learn(permit.host(), permit.port(), connection.protocol());
+        }
+        Ok(connection)
     }
 }
 
 /// An exchange on a pooled connection that came to nothing.
 enum Failed {
     /// Nothing of the request was sent.
-    Unsent(Box<Request<Body>>),
+    Unsent(Box<Outgoing>),
     Sent(hyper::Error),
+    Build(http::Error),
 }
 
-async fn try_pooled(
-    connection: &mut Connection,
-    request: Request<Body>,
-) -> Result<Response<Incoming>, Failed> {
-    if !matches!(timeout(READY, connection.sender.ready()).await, Ok(Ok(()))) {
-        return Err(Failed::Unsent(Box::new(request)));
+async fn try_pooled(connection: &mut Connection, outgoing: Outgoing) -> Result<Response<Incoming>, Failed> {
+    let ready = match &mut connection.sender {
+        Sender::Http1(sender) => timeout(READY, sender.ready()).await,
+        Sender::Http2(shared) => timeout(READY, shared.sender.ready()).await,
+    };
+    if !matches!(ready, Ok(Ok(()))) {
+        return Err(Failed::Unsent(Box::new(outgoing)));
     }
-    connection.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-        Some(request) => Failed::Unsent(Box::new(request)),
+    let undressed = outgoing.without_request();
+    let request = outgoing.dressed(connection.protocol()).map_err(Failed::Build)?;
+    let sent = match &mut connection.sender {
+        Sender::Http1(sender) => sender.try_send_request(request).await,
+        Sender::Http2(shared) => shared.sender.try_send_request(request).await,
+    };
+    sent.map_err(|mut error| match error.take_message() {
+        Some(request) => Failed::Unsent(Box::new(undressed.with(request))),
         None => Failed::Sent(error.into_error()),
     })
 }
 
-fn http_error(permit: &Permit, cause: hyper::Error) -> UpstreamError {
+pub(super) fn http_error(permit: &Permit, cause: hyper::Error) -> UpstreamError {
     UpstreamError::Http { host: permit.host().to_string(), cause }
-}
-
-/// The same request without a body.
-fn head_of(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(full(Bytes::new()));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
-fn server_name(host: &Host) -> Result<ServerName<'static>, UpstreamError> {
-    match host {
-        Host::Address(address) => Ok(ServerName::IpAddress((*address).into())),
-        Host::Name(name) => ServerName::try_from(name.as_str().to_owned())
-            .map_err(|cause| UpstreamError::Tls { host: host.to_string(), cause: io::Error::other(cause) }),
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -172,18 +172,16 @@ impl InitClient {
         Ok((result.map_err(AskError::Failed)?, descriptors))
     }
 
-    /// A file call; most answers carry one descriptor.
+    /// A file call; most answers carry a descriptor.
     ///
     /// # Errors
     /// See [`AskError`].
     pub async fn file(
         &self,
         order: FileOrder,
-        file: Option<&std::fs::File>,
-    ) -> Result<(Outcome, Option<OwnedFd>), AskError> {
-        let descriptors: Vec<_> = file.iter().map(AsFd::as_fd).collect();
-        let (outcome, descriptors) = self.ask(Order::File(order), &descriptors).await?;
-        Ok((outcome, descriptors.into_iter().next()))
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Outcome, Vec<OwnedFd>), AskError> {
+        self.ask(Order::File(order), descriptors).await
     }
 }
 

@@ -58,6 +58,12 @@ pub(super) struct Toolchain {
 }
 
 impl Image {
+    /// Whether there is a built-in image of this name; empty means `host`.
+    #[must_use]
+    pub fn is_built_in(name: &str) -> bool {
+        name.is_empty() || BUILT_IN.iter().any(|(known, _)| *known == name)
+    }
+
     /// The built-in image `name`; empty means `host`.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ pub mod link;
 pub mod lockdown;
 mod netlink;
 pub mod network;
+pub mod pattern;
 pub mod plan;
 mod redirect;
 pub mod root;

@@ -42,7 +42,13 @@ pub fn detach(source: &Source, owners: Option<&OwnedFd>) -> Result<OwnedFd, Refu
     }
     let tree = clone_tree(&found).map_err(refuse("copy a mount", path))?;
     let owners = if source.owned { owners } else { None };
-    set_attributes(&tree, source.attributes, owners).map_err(refuse("set mount attributes", path))?;
+    set_attributes(&tree, source.attributes, owners).map_err(|error| {
+        let unmapped = owners.is_some() && error.raw_os_error() == Some(libc::EINVAL);
+        let step = if unmapped { "show owners through an identity map" } else { "set mount attributes" };
+        let remedy = "; its file system can't do that (tmpfs can from Linux 6.3 on): choose a --state-dir on ext4, XFS or btrfs";
+        let detail = format!("{}: {error}{}", path.display(), if unmapped { remedy } else { "" });
+        Refusal::new(step, detail)
+    })?;
     Ok(tree)
 }
 

@@ -25,7 +25,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 
 use super::cgroup::{Cgroups, Controller, Group};
-use super::image::Image;
+use super::image::{Image, ImageError};
 use super::link::Link;
 use super::plan::{AGENT, Places, Plan};
 use super::wire::{JailRequest, Limits, Refusal, Report, Setup, Strength};
@@ -157,7 +157,9 @@ impl Jailer {
     /// # Errors
     /// What can't be, and why.
     pub fn check(&mut self, request: &JailRequest) -> Result<(), Refusal> {
-        Image::built_in(&request.image).map_err(|error| Refusal::new("find the image", error))?;
+        if !Image::is_built_in(&request.image) {
+            return Err(Refusal::new("find the image", ImageError::Unknown(request.image.clone())));
+        }
         check_volumes(request)?;
         self.cgroups.check(&request.limits)?;
         if !self.filters.contains_key(&request.seccomp) {

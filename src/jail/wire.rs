@@ -147,8 +147,19 @@ pub enum Done {
     Started(Report),
     /// Nothing to add.
     Done,
-    /// Descriptor: where the secret can be read.
-    Secret,
+    /// Descriptors: where the secret can be read, and what becomes readable when it changes, if it is watched.
+    Secret(Changes),
+}
+
+/// How a secret may become another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Changes {
+    /// Not as long as the supervisor lives.
+    Never,
+    /// The second descriptor tells.
+    Watched,
+    /// Nobody could tell: it has to be read for each use.
+    Unknown,
 }
 
 /// A request that was not carried out.
@@ -353,27 +364,44 @@ pub struct StartOrder {
     pub lossless: bool,
 }
 
+/// A path, absolute inside the workspace, and where it may lead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The path; every link on it is followed.
+    pub path: Vec<u8>,
+    /// Absolute directories, one of which must hold what it leads to, or else `EXDEV`. Anywhere if there are none.
+    pub roots: Vec<Vec<u8>>,
+}
+
+impl From<&[u8]> for Target {
+    fn from(path: &[u8]) -> Self {
+        Self { path: path.to_vec(), roots: Vec::new() }
+    }
+}
+
 /// Operations on files; paths are absolute inside the workspace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileOrder {
     /// Open a regular file for reading. Answer: its facts, descriptor: the file.
     Open {
-        /// Path.
-        path: Vec<u8>,
+        /// Which.
+        target: Target,
     },
-    /// Make a nameless file beside `path`. Answer: facts, descriptor: the file, writable.
+    /// Make a nameless file beside the target. Answer: its name; descriptors: the file, writable, and the directory.
     Create {
-        /// Path.
-        path: Vec<u8>,
+        /// Which.
+        target: Target,
         /// Permission bits; those of the file that will be replaced, or 0644, if absent.
         mode: Option<u32>,
         /// Make missing parent directories.
         parents: bool,
     },
-    /// Give the nameless file (descriptor) the name `path`, replacing what had it.
+    /// Give the nameless file (descriptor) a name in the directory (descriptor), replacing what had it.
     Commit {
-        /// Path.
-        path: Vec<u8>,
+        /// As it was answered.
+        name: Vec<u8>,
+        /// What must have that name now, or else `ESTALE`.
+        replacing: Option<Version>,
     },
     /// Facts about a path.
     Stat {
@@ -387,6 +415,57 @@ pub enum FileOrder {
         /// Path.
         path: Vec<u8>,
     },
+    /// Paths below a directory that match a glob. Descriptor of the answer: a pipe of entries.
+    Glob(Search),
+    /// Lines below a directory that match a regular expression. Descriptor of the answer: a pipe of lines.
+    Grep(Search),
+    /// Remove a file, a link, or a directory.
+    Remove {
+        /// Path; a link at its end is removed itself.
+        path: Vec<u8>,
+        /// A directory with what it holds on the same file system; otherwise it must be empty.
+        recursive: bool,
+    },
+    /// Give something another name on the same file system.
+    Move {
+        /// Path; a link at its end is moved itself.
+        from: Vec<u8>,
+        /// New path.
+        to: Vec<u8>,
+        /// Whether something that has this name is replaced.
+        replace: bool,
+    },
+    /// Make a directory.
+    MakeDirectory {
+        /// Path.
+        path: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+        /// Make missing parents, and take one that exists for made.
+        parents: bool,
+    },
+    /// Change permissions or time of a file or directory; links at the end are followed.
+    SetAttributes {
+        /// Path.
+        path: Vec<u8>,
+        /// Permission bits.
+        mode: Option<u32>,
+        /// Nanoseconds since the epoch.
+        modified_ns: Option<i64>,
+    },
+}
+
+/// What a glob or a grep looks for and how long it may.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Search {
+    /// Where: a directory, or for a grep a file too.
+    pub target: Target,
+    /// What, checked by the daemon.
+    pub pattern: String,
+    /// Most milliseconds.
+    pub time: u64,
+    /// Most objects looked at.
+    pub entries: u64,
 }
 
 /// One piece of a directory listing in the pipe: a length (u32, little endian), then this.
@@ -394,8 +473,32 @@ pub enum FileOrder {
 pub enum Listing {
     /// Name and facts.
     Entry(Vec<u8>, Facts),
+    /// Path, number and text of a line, and whether it was longer.
+    Line(Vec<u8>, u64, Vec<u8>, bool),
+    /// Not everything was looked at.
+    Stopped(Stopped),
     /// All entries were told.
     End,
+}
+
+/// Why a search ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stopped {
+    /// Too many objects.
+    Entries,
+    /// Too much time.
+    Time,
+}
+
+/// Which file stood under a name, and in which state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Inode number.
+    pub inode: u64,
+    /// Nanoseconds since the epoch: last change of content or attributes.
+    pub changed_ns: i64,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// What a path names.
@@ -411,6 +514,8 @@ pub struct Facts {
     pub gid: u32,
     /// Nanoseconds since the epoch.
     pub modified_ns: i64,
+    /// Which state of which file.
+    pub version: Version,
     /// Target of a symbolic link.
     pub link_target: Option<Vec<u8>>,
 }
@@ -455,6 +560,8 @@ pub enum Outcome {
     Running(Vec<Id>),
     /// About a file.
     Facts(Facts),
+    /// What a nameless file will be called in its directory.
+    Name(Vec<u8>),
 }
 
 /// An order that was not carried out.

@@ -8,6 +8,7 @@ use serde_saphyr::{Location, Spanned};
 use super::Policy;
 use super::document::{self, Document, Effect, Protocol};
 use super::error::{Fault, PolicyError, Problem};
+use super::index::Index;
 use super::limits::{self, Limits, ProcessRights, QuantityError};
 use super::path::PathPattern;
 use super::pattern::HostPattern;
@@ -70,16 +71,15 @@ impl Problems {
             }
             rules.push(Arc::new(self.rule(rule)));
         }
-        rules.sort_by(|a, b| a.name.cmp(&b.name));
         let limits = self.limits(document.limits);
         let process = self.process(document.process);
-        Policy { limits, process, mode: document.egress.mode, rules }
+        Policy { limits, process, mode: document.egress.mode, rules: Index::new(rules) }
     }
 
     /// The rules of an extended policy; its limits and mode stay its own.
     fn base(&mut self, name: &Spanned<String>) -> Vec<Arc<Rule>> {
         match Policy::named(&name.value) {
-            Ok(base) => base.rules,
+            Ok(base) => base.rules.rules().to_vec(),
             Err(error) => {
                 self.0.extend(error.problems().iter().map(|p| problem(name.referenced, p.fault.clone())));
                 Vec::new()
@@ -121,6 +121,8 @@ impl Problems {
             credential: rule.credential.map(|name| name.value),
             cleartext,
             private: rule.private.is_some_and(|flag| flag.value),
+            rate: self.quantity("rate", rule.rate, limits::rate),
+            websocket: rule.websocket.is_none_or(|effect| effect.value == Effect::Allow),
         }
     }
 
@@ -131,6 +133,8 @@ impl Problems {
         let credential = rule.credential.as_ref().map(|name| name.referenced);
         let cleartext = rule.cleartext.as_ref().map(|flag| flag.referenced);
         let private = rule.private.as_ref().map(|flag| flag.referenced);
+        let websocket = rule.websocket.as_ref().map(|effect| effect.referenced);
+        let rate = rule.rate.as_ref().map(|rate| rate.referenced);
         let given = rule.protocol.as_ref().map(|protocol| protocol.referenced);
         let deny = (rule.effect == Effect::Deny).then_some("effect: deny");
         let raw = match protocol {
@@ -146,14 +150,13 @@ impl Problems {
             ("private", private, deny),
             ("methods", methods, raw),
             ("paths", paths, raw),
+            ("websocket", websocket, deny.or(raw)),
+            ("rate", rate, deny),
         ];
         for (key, at, with) in table {
             if let (Some(at), Some(with)) = (at, with) {
                 self.add(at, Fault::Conflict { key, with });
             }
-        }
-        if let Some(rate) = &rule.rate {
-            self.add(rate.referenced, Fault::Unsupported("rate"));
         }
     }
 

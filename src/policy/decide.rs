@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::Policy;
 use super::denial::{Denial, Reason};
-use super::document::{Effect, Protocol};
+use super::document::Protocol;
 use super::host::{Host, Name};
+use super::index::Naming;
 use super::path::Path;
 use super::permit::{Opening, Permit};
 use super::rule::Rule;
@@ -43,6 +44,8 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The path.
     pub path: &'a Path,
+    /// Whether it asks for a WebSocket, whose bytes then go unread.
+    pub websocket: bool,
 }
 
 /// What happens to a connection that some rule could allow.
@@ -54,6 +57,8 @@ pub enum Treatment {
         tls: bool,
         /// Cleartext HTTP is admitted.
         cleartext: bool,
+        /// Leave to connect, and to send nothing: each request needs its own.
+        permit: Permit,
     },
     /// TLS goes through unread, if the handshake names the same host.
     TlsPassthrough(Permit),
@@ -81,12 +86,10 @@ impl Policy {
     /// Whether any rule could allow any connection to `name`; a name for which this is false must not be resolved.
     #[must_use]
     pub fn may_resolve(&self, name: &Name) -> bool {
-        let host = Host::Name(name.clone());
-        let reachable = |rule: &Rule| {
-            rule.precision(&host).is_some()
-                && rule.ports.iter().any(|&port| self.whole_denial(&host, port, rule.protocol).is_none())
-        };
-        self.allow_rules().any(|rule| reachable(rule))
+        let naming = self.rules.naming(&Host::Name(name.clone()));
+        naming.iter().filter(|naming| naming.allows()).any(|Naming { rule, .. }| {
+            rule.ports.iter().any(|&port| whole_denial(&naming, port, rule.protocol).is_none())
+        })
     }
 
     /// Judges a connection before a byte of it is read.
@@ -99,13 +102,14 @@ impl Policy {
     /// A deny rule covers the whole connection, or no allow rule names host and port.
     pub fn connection(&self, destination: &Destination) -> Result<Treatment, Denial> {
         let Destination { host, port } = destination;
+        let named = self.rules.naming(host);
         let mut search = Search::default();
-        for rule in self.allow_rules() {
-            let at = if rule.has_port(*port) { Stage::Allowed } else { Stage::Port };
-            search.see(rule, host, at);
+        for naming in named.iter().filter(|naming| naming.allows()) {
+            let at = if naming.rule.has_port(*port) { Stage::Allowed } else { Stage::Port };
+            search.see(*naming, at);
         }
         let protocol = search.matched.iter().map(|(_, rule)| rule.protocol).min_by_key(|&p| unread(p));
-        if let Some(rule) = self.whole_denial(host, *port, protocol.unwrap_or_default()) {
+        if let Some(rule) = whole_denial(&named, *port, protocol.unwrap_or_default()) {
             return Err(refusal(Some(&rule.name), Reason::DeniedByRule, host, *port));
         }
         search.matched.retain(|(_, rule)| Some(rule.protocol) == protocol);
@@ -113,7 +117,8 @@ impl Policy {
             None | Some(Protocol::Https) if search.matched.is_empty() => Err(search.refusal(host, *port)),
             None | Some(Protocol::Https) => {
                 let cleartext = search.matched.iter().any(|(_, rule)| rule.cleartext);
-                Ok(Treatment::Inspect { tls: true, cleartext })
+                let permit = search.permit(Scheme::Https, host, *port)?;
+                Ok(Treatment::Inspect { tls: true, cleartext, permit })
             }
             Some(Protocol::TlsPassthrough) => {
                 search.permit(Scheme::Https, host, *port).map(Treatment::TlsPassthrough)
@@ -129,31 +134,30 @@ impl Policy {
     /// # Errors
     /// A deny rule matches, or no allow rule does.
     pub fn decide(&self, request: &Request<'_>) -> Result<Permit, Denial> {
-        let Request { scheme, host, port, method, path } = *request;
+        let Request { scheme, host, port, method, path, websocket } = *request;
         let about = |denial: Denial| Denial {
             method: Some(method.to_owned()),
             path: Some(path.as_str().to_owned()),
             ..denial
         };
-        let applies = |rule: &&Arc<Rule>| {
-            rule.precision(host).is_some()
-                && rule.has_port(port)
-                && rule.has_method(method)
-                && rule.has_path(path)
-        };
-        if let Some(rule) = self.deny_rules().find(applies) {
+        let (allowing, denying): (Vec<_>, Vec<_>) =
+            self.rules.naming(host).into_iter().partition(Naming::allows);
+        let applies = |rule: &Rule| rule.has_port(port) && rule.has_method(method) && rule.has_path(path);
+        if let Some(Naming { rule, .. }) = denying.iter().find(|naming| applies(naming.rule)) {
             return Err(about(refusal(Some(&rule.name), Reason::DeniedByRule, host, port)));
         }
         let mut search = Search::default();
-        for rule in self.allow_rules().filter(|rule| rule.protocol == Protocol::Https) {
+        for naming in allowing.into_iter().filter(|naming| naming.rule.protocol == Protocol::Https) {
+            let rule = naming.rule;
             let at = match () {
                 () if !rule.has_port(port) => Stage::Port,
                 () if scheme == Scheme::Http && !rule.cleartext => Stage::Cleartext,
                 () if !rule.has_method(method) => Stage::Method,
                 () if !rule.has_path(path) => Stage::Path,
+                () if websocket && !rule.websocket => Stage::WebSocket,
                 () => Stage::Allowed,
             };
-            search.see(rule, host, at);
+            search.see(naming, at);
         }
         let permit = search.permit(scheme, host, port).map_err(about)?;
         Ok(permit.for_request(method, path.as_str()))
@@ -177,21 +181,13 @@ impl Policy {
             Err(denial) => Verdict::Denied(denial),
         }
     }
+}
 
-    fn allow_rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
-        self.rules.iter().filter(|rule| rule.effect == Effect::Allow)
-    }
-
-    fn deny_rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
-        self.rules.iter().filter(|rule| rule.effect == Effect::Deny)
-    }
-
-    /// The deny rule that covers every byte of a connection.
-    fn whole_denial(&self, host: &Host, port: u16, protocol: Protocol) -> Option<&Arc<Rule>> {
-        let unread = protocol != Protocol::Https;
-        self.deny_rules()
-            .find(|rule| (unread || rule.is_whole()) && rule.has_port(port) && rule.precision(host).is_some())
-    }
+/// The deny rule that covers every byte of a connection.
+fn whole_denial<'a>(named: &[Naming<'a>], port: u16, protocol: Protocol) -> Option<&'a Arc<Rule>> {
+    let unread = protocol != Protocol::Https;
+    let covers = |rule: &Rule| (unread || rule.is_whole()) && rule.has_port(port);
+    named.iter().filter(|naming| !naming.allows()).map(|naming| naming.rule).find(|rule| covers(rule))
 }
 
 /// The part of an allow rule at which a request failed, in the order of judgement.
@@ -203,6 +199,7 @@ enum Stage {
     Cleartext,
     Method,
     Path,
+    WebSocket,
     Allowed,
 }
 
@@ -215,10 +212,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn see(&mut self, rule: &'a Arc<Rule>, host: &Host, stage: Stage) {
-        let Some(precision) = rule.precision(host) else {
-            return;
-        };
+    fn see(&mut self, Naming { rule, precision }: Naming<'a>, stage: Stage) {
         if stage == Stage::Allowed {
             self.matched.push((precision, rule));
         } else if stage > self.stage {
@@ -247,6 +241,7 @@ impl<'a> Search<'a> {
             Stage::Cleartext => Reason::NoRuleForCleartext,
             Stage::Method => Reason::NoRuleForMethod,
             Stage::Path => Reason::NoRuleForPath,
+            Stage::WebSocket => Reason::NoRuleForWebSocket,
         };
         refusal(self.nearest, reason, host, port)
     }

@@ -17,6 +17,8 @@ pub enum Reason {
     NoRuleForMethod,
     /// Allow rules name host, port and method, but not this path.
     NoRuleForPath,
+    /// Allow rules name the request, but with `websocket: deny`.
+    NoRuleForWebSocket,
     /// A rule with `effect: deny` matches.
     DeniedByRule,
     /// The address is a loopback address.
@@ -53,6 +55,7 @@ impl Reason {
             Self::NoRuleForCleartext => "no_rule_for_cleartext",
             Self::NoRuleForMethod => "no_rule_for_method",
             Self::NoRuleForPath => "no_rule_for_path",
+            Self::NoRuleForWebSocket => "no_rule_for_websocket",
             Self::DeniedByRule => "denied_by_rule",
             Self::LoopbackAddress => "loopback_address",
             Self::UnspecifiedAddress => "unspecified_address",
@@ -76,6 +79,7 @@ impl Reason {
             Self::NoRuleForCleartext => "no rule allows cleartext to this host and port",
             Self::NoRuleForMethod => "no rule allows this method",
             Self::NoRuleForPath => "no rule allows this path",
+            Self::NoRuleForWebSocket => "no rule allows WebSocket here",
             Self::DeniedByRule => "a rule denies it",
             Self::LoopbackAddress => "it leads to a loopback address",
             Self::UnspecifiedAddress => "it leads to an unspecified address",
@@ -154,6 +158,9 @@ impl Denial {
             }
             Reason::NoRuleForMethod => format!("ask to add {method} to the methods of {rule}"),
             Reason::NoRuleForPath => format!("ask to add {path} to the paths of {rule}"),
+            Reason::NoRuleForWebSocket => {
+                format!("use plain requests, or ask for websocket: allow on {rule}")
+            }
             Reason::DeniedByRule => {
                 format!("only taking out or narrowing {rule} would allow it: a deny wins")
             }

@@ -97,7 +97,9 @@ pub(super) struct Rule {
     #[serde(default, deserialize_with = "given")]
     pub(super) protocol: Option<Spanned<Protocol>>,
     #[serde(default, deserialize_with = "given")]
-    pub(super) rate: Option<Spanned<serde::de::IgnoredAny>>,
+    pub(super) websocket: Option<Spanned<Effect>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) rate: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -1,5 +1,6 @@
 //! What a policy grants a workspace's processes: amounts and rights.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Upper bounds of a workspace; `None` leaves the operator's default.
@@ -54,9 +55,40 @@ pub enum QuantityError {
     /// No number of cores.
     #[error("no number of cores: write a number with at most three decimals, such as 2 or 0.5")]
     Cpus,
+    /// No rate.
+    #[error("no rate: write a whole number up to 100000, '/', and s, min, h or d, such as 60/min")]
+    Rate,
     /// No count.
     #[error("no count: write a whole number above zero")]
     Count,
+}
+
+/// How often something may happen in any span of time; prints as written in a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How often; at most 100,000.
+    pub count: u32,
+    /// Within how long.
+    pub span: Duration,
+}
+
+const SPANS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("d", 86_400)];
+
+impl fmt::Display for Rate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let span = SPANS.iter().find(|(_, seconds)| *seconds == self.span.as_secs());
+        write!(out, "{}/{}", self.count, span.map_or("?", |(unit, _)| unit))
+    }
+}
+
+/// `60/min`.
+pub(super) fn rate(text: &str) -> Result<Rate, QuantityError> {
+    let (digits, unit) = text.split_once('/').ok_or(QuantityError::Rate)?;
+    let seconds = SPANS.iter().find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
+    let count = whole(digits).filter(|count| (1..=100_000).contains(count));
+    let count = count.and_then(|count| u32::try_from(count).ok());
+    let (count, seconds) = count.zip(seconds).ok_or(QuantityError::Rate)?;
+    Ok(Rate { count, span: Duration::from_secs(seconds) })
 }
 
 /// `2GiB` in bytes; a number alone is bytes. Zero is refused: no limit makes sense there.

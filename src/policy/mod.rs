@@ -26,6 +26,7 @@ mod denial;
 mod document;
 mod error;
 mod host;
+mod index;
 mod limits;
 mod path;
 mod pattern;
@@ -34,20 +35,18 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 pub use address::{AddressBook, Network, NetworkError};
 pub use decide::{Destination, Request, Scheme, Treatment, Verdict};
 pub use denial::{Denial, Reason};
 pub use document::Mode;
 pub use error::{Fault, PolicyError, Problem};
 pub use host::{Host, HostError, Name};
-pub use limits::{Limits, ProcessRights, QuantityError};
+pub use limits::{Limits, ProcessRights, QuantityError, Rate};
 pub use path::{Path, PathError, PathPatternError};
 pub use pattern::HostPattern;
 pub use permit::Permit;
 
-use rule::Rule;
+use index::Index;
 
 /// A policy that was read whole and found possible; it never changes.
 #[derive(Debug, Default)]
@@ -55,8 +54,7 @@ pub struct Policy {
     limits: Limits,
     process: ProcessRights,
     mode: Mode,
-    /// Sorted by name: no answer depends on the order of a document.
-    rules: Vec<Arc<Rule>>,
+    rules: Index,
 }
 
 impl Policy {
@@ -106,7 +104,7 @@ impl Policy {
 
     /// Rule, credential and hosts of each rule that gives a credential.
     pub fn credentials(&self) -> impl Iterator<Item = (&str, &str, &[HostPattern])> {
-        self.rules.iter().filter_map(|rule| {
+        self.rules.rules().iter().filter_map(|rule| {
             let credential = rule.credential.as_deref()?;
             Some((rule.name.as_str(), credential, rule.hosts.as_slice()))
         })

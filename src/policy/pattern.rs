@@ -59,6 +59,14 @@ impl HostPattern {
         }
     }
 
+    /// The name, or what a wildcard stands in front of.
+    pub(super) const fn base(&self) -> Option<&Name> {
+        match &self.0 {
+            Kind::Exact(name) | Kind::OneLabel(name) | Kind::AnyDepth(name) => Some(name),
+            Kind::Network(_) => None,
+        }
+    }
+
     /// The network, if the pattern is an address or a CIDR.
     #[must_use]
     pub const fn network(&self) -> Option<&Network> {

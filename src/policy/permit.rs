@@ -7,6 +7,7 @@ use super::address::{AddressBook, Network, built_in, opens, spellings};
 use super::decide::Scheme;
 use super::denial::{Denial, Reason};
 use super::host::Host;
+use super::limits::Rate;
 use super::rule::Rule;
 
 /// Leave for one request, or one raw connection, as it was judged.
@@ -72,6 +73,12 @@ impl Permit {
     #[must_use]
     pub fn credential(&self) -> Option<&str> {
         self.rule.credential.as_deref()
+    }
+
+    /// How often the rule lets anything through.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        self.rule.rate
     }
 
     /// The host that was judged.

@@ -1,7 +1,7 @@
 //! A rule that was judged possible: what it matches.
 
 use super::document::{Effect, Protocol};
-use super::host::Host;
+use super::limits::Rate;
 use super::path::{Path, PathPattern, Reading};
 use super::pattern::HostPattern;
 
@@ -24,20 +24,18 @@ pub(super) struct Rule {
     pub(super) credential: Option<String>,
     pub(super) cleartext: bool,
     pub(super) private: bool,
+    /// Whether a request that it allows may become a WebSocket.
+    pub(super) websocket: bool,
+    pub(super) rate: Option<Rate>,
 }
 
 impl Rule {
     /// What is denied is read leniently, what is allowed exactly.
-    const fn reading(&self) -> Reading {
+    pub(super) const fn reading(&self) -> Reading {
         match self.effect {
             Effect::Allow => Reading::Exact,
             Effect::Deny => Reading::Lenient,
         }
-    }
-
-    /// How precisely the rule names `host`; `None` if it does not.
-    pub(super) fn precision(&self, host: &Host) -> Option<u16> {
-        self.hosts.iter().filter_map(|pattern| pattern.precision(host, self.reading())).max()
     }
 
     pub(super) fn has_port(&self, port: u16) -> bool {

@@ -46,6 +46,12 @@ impl State {
                  id TEXT PRIMARY KEY,
                  key TEXT NOT NULL UNIQUE,
                  record BLOB NOT NULL
+             ) STRICT, WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS tool_call (
+                 workspace TEXT NOT NULL,
+                 request TEXT NOT NULL,
+                 record BLOB NOT NULL,
+                 PRIMARY KEY (workspace, request)
              ) STRICT, WITHOUT ROWID;",
         )?;
         connection.pragma_update(None, "user_version", VERSION)?;
@@ -76,7 +82,7 @@ impl State {
         Ok(())
     }
 
-    /// Removes a workspace's record; nothing happens if there is none.
+    /// Removes a workspace's record and those of its calls; nothing happens if there is none.
     ///
     /// # Errors
     /// If the database can't be written.
@@ -85,6 +91,60 @@ impl State {
         let level = if durability == Durability::Synced { "FULL" } else { "NORMAL" };
         connection.pragma_update(None, "synchronous", level)?;
         connection.prepare_cached("DELETE FROM workspace WHERE id = ?1")?.execute([id.as_str()])?;
+        connection.prepare_cached("DELETE FROM tool_call WHERE workspace = ?1")?.execute([id.as_str()])?;
+        Ok(())
+    }
+
+    /// Writes what is known of a call in a workspace.
+    ///
+    /// # Errors
+    /// If the disk is full.
+    pub fn save_call(
+        &self,
+        workspace: &Id,
+        request: &str,
+        record: &impl Serialize,
+    ) -> Result<(), StorageError> {
+        let record =
+            serde_json::to_vec(record).map_err(|_unencodable| StorageError::Record(request.to_owned()))?;
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let mut statement = connection.prepare_cached(
+            "INSERT OR REPLACE INTO tool_call (workspace, request, record) VALUES (?1, ?2, ?3)",
+        )?;
+        statement.execute(params![workspace.as_str(), request, record])?;
+        Ok(())
+    }
+
+    /// What is known of a call.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn call<T: DeserializeOwned>(
+        &self,
+        workspace: &Id,
+        request: &str,
+    ) -> Result<Option<T>, StorageError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statement = connection
+            .prepare_cached("SELECT record FROM tool_call WHERE workspace = ?1 AND request = ?2")?;
+        let mut rows = statement.query(params![workspace.as_str(), request])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let record: Vec<u8> = row.get(0)?;
+        serde_json::from_slice(&record)
+            .map(Some)
+            .map_err(|_unreadable| StorageError::Record(request.to_owned()))
+    }
+
+    /// Forgets a call.
+    ///
+    /// # Errors
+    /// If the database can't be written.
+    pub fn remove_call(&self, workspace: &Id, request: &str) -> Result<(), StorageError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statement =
+            connection.prepare_cached("DELETE FROM tool_call WHERE workspace = ?1 AND request = ?2")?;
+        statement.execute(params![workspace.as_str(), request])?;
         Ok(())
     }
 
@@ -124,7 +184,11 @@ mod tests {
         }
         let state = State::open(scratch.path()).expect("reopen");
         assert_eq!(state.all::<String>().expect("read"), ["again"]);
+        state.save_call(&one, "call", &"started").expect("call");
+        state.save_call(&one, "call", &"finished").expect("call again");
+        assert_eq!(state.call::<String>(&one, "call").expect("read").as_deref(), Some("finished"));
         state.remove(&one, Durability::Synced).expect("remove");
+        assert_eq!(state.call::<String>(&one, "call").expect("read"), None, "calls go with their workspace");
         state.remove(&one, Durability::Synced).expect("twice");
         assert!(state.all::<String>().expect("read").is_empty());
     }

@@ -319,7 +319,7 @@ impl Supervisor {
                 (self.jails.remove_files(&workspace).map(|()| Done::Done), Vec::new())
             }
             Ask::OpenSecret { credential } => match self.operator.open_secret(&credential) {
-                Ok(secret) => (Ok(Done::Secret), vec![secret]),
+                Ok((changes, descriptors)) => (Ok(Done::Secret(changes)), descriptors),
                 Err(refusal) => (Err(refusal), Vec::new()),
             },
             Ask::Serving | Ask::Unfit { .. } => return,

@@ -17,6 +17,8 @@ pub enum Reason {
     SpecMismatch,
     /// The request can never work as it is.
     InvalidArgument,
+    /// The file is not in the state that the caller knew.
+    Stale,
     /// Not in the present state.
     FailedPrecondition,
     /// Disk, memory, descriptors or processes are used up.
@@ -42,6 +44,7 @@ impl Reason {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::SpecMismatch => "SPEC_MISMATCH",
             Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::Stale => "STALE",
             Self::FailedPrecondition => "FAILED_PRECONDITION",
             Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
             Self::PermissionDenied => "PERMISSION_DENIED",
@@ -141,7 +144,8 @@ impl WorkspaceError {
                     | Errno::EAGAIN
                     | Errno::ENOMEM => Reason::ResourceExhausted,
                     Errno::EIO => Reason::Internal,
-                    Errno::EISDIR | Errno::ENOTDIR | Errno::ESHUTDOWN | Errno::EROFS => {
+                    Errno::ESTALE => Reason::Stale,
+                    Errno::EISDIR | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::ESHUTDOWN | Errno::EROFS => {
                         Reason::FailedPrecondition
                     }
                     _ => Reason::InvalidArgument,

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::error::{Reason, WorkspaceError};
 use super::running::Running;
 use super::types::{DirectoryEntry, FileKind, Stat};
-use crate::jail::wire::{Facts, FileOrder, Listing, Outcome};
+use crate::jail::wire::{Facts, FileOrder, Listing, Outcome, Target, Version};
 
 /// Largest entry of a directory listing in bytes; a name has at most 255, a link's target 4096.
 const LARGEST_ENTRY: usize = 16 * 1024;
@@ -19,7 +19,11 @@ const MOST_ENTRIES: usize = 1_000_000;
 #[derive(Debug)]
 pub struct NewFile {
     running: Arc<Running>,
+    /// As the caller wrote it.
     path: Vec<u8>,
+    /// Where it is, and what it will be called there.
+    directory: OwnedFd,
+    name: Vec<u8>,
     file: File,
 }
 
@@ -30,65 +34,109 @@ impl NewFile {
         &self.file
     }
 
+    /// Takes over what another file has; its length. Within one file system the kernel may share the bytes.
+    pub(super) async fn fill(&self, mut from: File) -> Result<u64, WorkspaceError> {
+        let mut file = self.file.try_clone().map_err(|error| from_io(&self.path, &error))?;
+        let copied = tokio::task::spawn_blocking(move || std::io::copy(&mut from, &mut file)).await;
+        let copied = copied.map_err(|_ended| odd(&self.path))?;
+        copied.map_err(|error| from_io(&self.path, &error))
+    }
+
     /// Gives it its name, replacing at once what had that name.
     ///
     /// # Errors
     /// What the kernel says, for example `EISDIR`.
     pub async fn commit(self) -> Result<Stat, WorkspaceError> {
+        self.give(None).await
+    }
+
+    /// The same if the name has this version now.
+    ///
+    /// # Errors
+    /// [`Reason::Stale`] if it has another or none; nothing is changed then.
+    pub async fn commit_over(self, version: Version) -> Result<Stat, WorkspaceError> {
+        let running = Arc::clone(&self.running);
+        // Looking and replacing are two steps: of all conditional writers one goes at a time.
+        let _turn = running.commits.lock().await;
+        self.give(Some(version)).await
+    }
+
+    async fn give(self, replacing: Option<Version>) -> Result<Stat, WorkspaceError> {
+        let path = &self.path;
         // What was acknowledged survives the loss of power.
-        self.file.sync_all().map_err(|error| from_io(&self.path, &error))?;
-        let order = FileOrder::Commit { path: self.path.clone() };
-        let (outcome, _) = ask(&self.running, order, Some(&self.file), &self.path).await?;
-        facts(outcome, &self.path)
+        self.file.sync_all().map_err(|error| from_io(path, &error))?;
+        let order = FileOrder::Commit { name: self.name.clone(), replacing };
+        let files = [self.file.as_fd(), self.directory.as_fd()];
+        let (outcome, _) = ask(&self.running, order, &files, path).await?;
+        facts(outcome, path)
     }
 }
 
-pub(super) async fn open(running: &Running, path: &[u8]) -> Result<(File, Stat), WorkspaceError> {
+pub(super) async fn open(running: &Running, target: Target) -> Result<(File, Stat), WorkspaceError> {
+    let path = &target.path;
     check(path)?;
-    let (outcome, file) = ask(running, FileOrder::Open { path: path.to_vec() }, None, path).await?;
-    let file = regular(file, path)?;
+    let (outcome, file) = ask(running, FileOrder::Open { target: target.clone() }, &[], path).await?;
+    let file = regular(file.into_iter().next(), path)?;
     Ok((file, facts(outcome, path)?))
 }
 
 pub(super) async fn create(
     running: Arc<Running>,
-    path: &[u8],
+    target: Target,
     mode: Option<u32>,
     parents: bool,
 ) -> Result<NewFile, WorkspaceError> {
-    check(path)?;
-    let order = FileOrder::Create { path: path.to_vec(), mode: mode.map(|mode| mode & 0o777), parents };
-    let (_, file) = ask(&running, order, None, path).await?;
-    let file = regular(file, path)?;
-    Ok(NewFile { running, path: path.to_vec(), file })
+    check(&target.path)?;
+    let mode = mode.map(|mode| mode & 0o777);
+    let order = FileOrder::Create { target: target.clone(), mode, parents };
+    let path = target.path;
+    let (outcome, files) = ask(&running, order, &[], &path).await?;
+    let mut files = files.into_iter();
+    let (file, Outcome::Name(name), Some(directory)) = (files.next(), outcome, files.next()) else {
+        return Err(odd(&path));
+    };
+    let file = regular(file, &path)?;
+    Ok(NewFile { running, path, directory, name, file })
+}
+
+/// A change of the tree; answers with what stands under the path now, where that is told.
+pub(super) async fn change(
+    running: &Running,
+    order: FileOrder,
+    paths: &[&[u8]],
+) -> Result<Option<Stat>, WorkspaceError> {
+    paths.iter().try_for_each(|path| check(path))?;
+    match ask(running, order, &[], paths.first().unwrap_or(&&b""[..])).await? {
+        (Outcome::Facts(facts), _) => Ok(Some(facts.into())),
+        _ => Ok(None),
+    }
 }
 
 pub(super) async fn stat(running: &Running, path: &[u8], follow: bool) -> Result<Stat, WorkspaceError> {
     check(path)?;
-    let (outcome, _) = ask(running, FileOrder::Stat { path: path.to_vec(), follow }, None, path).await?;
+    let (outcome, _) = ask(running, FileOrder::Stat { path: path.to_vec(), follow }, &[], path).await?;
     facts(outcome, path)
 }
 
 pub(super) async fn list(running: &Running, path: &[u8]) -> Result<Vec<DirectoryEntry>, WorkspaceError> {
     check(path)?;
-    let (_, pipe) = ask(running, FileOrder::List { path: path.to_vec() }, None, path).await?;
-    let pipe = pipe.ok_or_else(|| odd(path))?;
-    let name = path.to_vec();
-    let read = tokio::task::spawn_blocking(move || entries(pipe, &name)).await;
+    let (_, pipe) = ask(running, FileOrder::List { path: path.to_vec() }, &[], path).await?;
+    let pieces = Pieces::new(pipe.into_iter().next(), path)?;
+    let read = tokio::task::spawn_blocking(move || entries(pieces)).await;
     let mut entries = read.map_err(|_ended| odd(path))??;
     entries.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(entries)
 }
 
-async fn ask(
+pub(super) async fn ask(
     running: &Running,
     order: FileOrder,
-    file: Option<&File>,
+    files: &[BorrowedFd<'_>],
     path: &[u8],
-) -> Result<(Outcome, Option<OwnedFd>), WorkspaceError> {
+) -> Result<(Outcome, Vec<OwnedFd>), WorkspaceError> {
     running
         .init
-        .file(order, file)
+        .file(order, files)
         .await
         .map_err(|error| WorkspaceError::from_init(error, String::from_utf8_lossy(path)))
 }
@@ -108,24 +156,13 @@ fn regular(file: Option<OwnedFd>, path: &[u8]) -> Result<File, WorkspaceError> {
     Ok(file)
 }
 
-/// Reads the listing to its end. The other side is as trustworthy as the sandbox itself.
-fn entries(pipe: OwnedFd, path: &[u8]) -> Result<Vec<DirectoryEntry>, WorkspaceError> {
-    let mut pipe = std::io::BufReader::new(File::from(pipe));
+fn entries(mut pieces: Pieces) -> Result<Vec<DirectoryEntry>, WorkspaceError> {
     let mut entries = Vec::new();
-    let mut buffer = vec![0_u8; LARGEST_ENTRY];
-    loop {
-        let mut length = [0_u8; 4];
-        pipe.read_exact(&mut length).map_err(|error| from_io(path, &error))?;
-        let piece =
-            usize::try_from(u32::from_le_bytes(length)).ok().and_then(|length| buffer.get_mut(..length));
-        let piece = piece.ok_or_else(|| odd(path))?;
-        pipe.read_exact(piece).map_err(|error| from_io(path, &error))?;
-        match postcard::from_bytes(piece).map_err(|_malformed| odd(path))? {
-            Listing::Entry(name, facts) => entries.push(DirectoryEntry { name, stat: facts.into() }),
-            Listing::End => return Ok(entries),
-        }
+    while let Some(piece) = pieces.next()? {
+        let Listing::Entry(name, facts) = piece else { return Err(odd(&pieces.path)) };
+        entries.push(DirectoryEntry { name, stat: facts.into() });
         if entries.len() > MOST_ENTRIES {
-            let object = String::from_utf8_lossy(path).into_owned();
+            let object = String::from_utf8_lossy(&pieces.path).into_owned();
             let remedy = format!("more than {MOST_ENTRIES} entries; list it with a command");
             return Err(WorkspaceError::new(
                 Reason::ResourceExhausted,
@@ -135,9 +172,37 @@ fn entries(pipe: OwnedFd, path: &[u8]) -> Result<Vec<DirectoryEntry>, WorkspaceE
             ));
         }
     }
+    Ok(entries)
 }
 
-fn check(path: &[u8]) -> Result<(), WorkspaceError> {
+/// The pipe of a listing. The other side is as trustworthy as the sandbox itself.
+pub(super) struct Pieces {
+    pipe: std::io::BufReader<File>,
+    buffer: Vec<u8>,
+    path: Vec<u8>,
+}
+
+impl Pieces {
+    pub(super) fn new(pipe: Option<OwnedFd>, path: &[u8]) -> Result<Self, WorkspaceError> {
+        let pipe = std::io::BufReader::new(File::from(pipe.ok_or_else(|| odd(path))?));
+        Ok(Self { pipe, buffer: vec![0; LARGEST_ENTRY], path: path.to_vec() })
+    }
+
+    /// Waits for the next piece; `None` when all were told.
+    pub(super) fn next(&mut self) -> Result<Option<Listing>, WorkspaceError> {
+        let mut length = [0_u8; 4];
+        self.pipe.read_exact(&mut length).map_err(|error| from_io(&self.path, &error))?;
+        let length = usize::try_from(u32::from_le_bytes(length)).ok();
+        let piece = length.and_then(|length| self.buffer.get_mut(..length)).ok_or_else(|| odd(&self.path))?;
+        self.pipe.read_exact(piece).map_err(|error| from_io(&self.path, &error))?;
+        match postcard::from_bytes(piece).map_err(|_malformed| odd(&self.path))? {
+            Listing::End => Ok(None),
+            piece => Ok(Some(piece)),
+        }
+    }
+}
+
+pub(super) fn check(path: &[u8]) -> Result<(), WorkspaceError> {
     if path.starts_with(b"/") && !path.contains(&0) {
         return Ok(());
     }
@@ -152,7 +217,7 @@ fn facts(outcome: Outcome, path: &[u8]) -> Result<Stat, WorkspaceError> {
     }
 }
 
-fn odd(path: &[u8]) -> WorkspaceError {
+pub(super) fn odd(path: &[u8]) -> WorkspaceError {
     let object = String::from_utf8_lossy(path).into_owned();
     WorkspaceError::new(
         Reason::Internal,
@@ -184,6 +249,7 @@ impl From<Facts> for Stat {
             uid: facts.uid,
             gid: facts.gid,
             modified_ns: facts.modified_ns,
+            version: facts.version,
             link_target: facts.link_target,
         }
     }

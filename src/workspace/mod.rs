@@ -6,15 +6,16 @@
 
 mod error;
 mod file;
+mod files;
 mod life;
 mod process;
 mod record;
 mod running;
+mod search;
 mod terms;
 mod types;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -23,8 +24,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use error::{Reason, WorkspaceError};
 pub use file::NewFile;
 pub use process::Output;
+pub use search::{Found, Hit};
 pub use terms::Operator;
 pub use types::*;
+
+pub use crate::jail::plan::WORKSPACE as WORKDIR;
+pub use crate::jail::wire::{Search, Stopped, Target, Version};
 
 use crate::egress::Egress;
 use crate::id::Id;
@@ -427,48 +432,6 @@ impl Workspaces {
         self.recorded(&workspace.record.id, &id)?;
         let file = self.shared.journals.open(&workspace.record.id, &id)?;
         Output::ended(file.ok_or_else(|| WorkspaceError::unknown_process(process))?, from)
-    }
-
-    /// Opens a regular file for reading.
-    ///
-    /// # Errors
-    /// As open(2) inside would say.
-    pub async fn open_file(&self, name: &str, path: &[u8]) -> Result<(File, Stat), WorkspaceError> {
-        file::open(&*self.awake(name).await?, path).await
-    }
-
-    /// Makes a file that gets its name when it is complete.
-    ///
-    /// # Errors
-    /// As open(2) inside would say.
-    pub async fn create_file(
-        &self,
-        name: &str,
-        path: &[u8],
-        mode: Option<u32>,
-        create_parents: bool,
-    ) -> Result<NewFile, WorkspaceError> {
-        file::create(self.awake(name).await?, path, mode, create_parents).await
-    }
-
-    /// What a path names.
-    ///
-    /// # Errors
-    /// As stat(2) inside would say.
-    pub async fn stat(&self, name: &str, path: &[u8], follow: bool) -> Result<Stat, WorkspaceError> {
-        file::stat(&*self.awake(name).await?, path, follow).await
-    }
-
-    /// The entries of a directory, sorted by name.
-    ///
-    /// # Errors
-    /// As opendir(3) inside would say.
-    pub async fn list_directory(
-        &self,
-        name: &str,
-        path: &[u8],
-    ) -> Result<Vec<DirectoryEntry>, WorkspaceError> {
-        file::list(&*self.awake(name).await?, path).await
     }
 }
 

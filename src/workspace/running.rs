@@ -47,6 +47,8 @@ pub(super) struct Running {
     pub(super) generation: u64,
     pub(super) report: Report,
     pub(super) init: InitClient,
+    /// Held by a conditional write while it replaces its file.
+    pub(super) commits: tokio::sync::Mutex<()>,
     terms: Terms,
     env: BTreeMap<String, Vec<u8>>,
     egress: Attached,
@@ -114,6 +116,7 @@ impl Running {
             generation: record.generation,
             report,
             init,
+            commits: tokio::sync::Mutex::default(),
             terms,
             env,
             egress,

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::id::Id;
+use crate::jail::wire::Version;
 use crate::journal::ExitStatus;
 
 /// What a caller asks a workspace to be. Two specs that are equal describe the same workspace.
@@ -206,6 +207,8 @@ pub struct Stat {
     pub gid: u32,
     /// Last change of the content, nanoseconds since 1970-01-01 UTC.
     pub modified_ns: i64,
+    /// Which state of which file it is, for writes that must not overwrite another's.
+    pub version: Version,
     /// Target of a symbolic link.
     pub link_target: Option<Vec<u8>>,
 }

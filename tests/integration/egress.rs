@@ -8,12 +8,15 @@ const TOKEN: &str = "canary-3f1f0a52b9c84d3fa7c2";
 
 /// A workspace `net` that may reach the origin.
 fn check_net(test: impl Fn(&Host, &Origin)) {
-    let origin = Origin::start();
+    check_at(&Origin::start(), test);
+}
+
+fn check_at(origin: &Origin, test: impl Fn(&Host, &Origin)) {
     check(|host| {
         let (config, policy) = origin.documents(host, TOKEN);
         let _serving = host.serve(&["--config", config.to_str().expect("text")]);
         host.ok(&["create", "net", "--policy", policy.to_str().expect("text")]);
-        test(host, &origin);
+        test(host, origin);
     });
 }
 
@@ -49,20 +52,54 @@ fn ordinary_clients_get_through_with_a_token_that_they_do_not_have() {
 }
 
 #[test]
+fn c_15_a_rotated_secret_counts_with_the_next_request_of_the_same_connection() {
+    check_net(|host, origin| {
+        if !has("curl") {
+            return;
+        }
+        let url = format!("https://{}:{}/v1/models", Origin::NAME, origin.port);
+        // Two requests on one connection; between them the operator replaces the file, then writes over it.
+        host.ok(&["exec", "net", "--", "mkfifo", "-m", "666", "go"]);
+        let script =
+            format!("(echo 'url={url}'; cat go; echo 'url={url}'; cat go; echo 'url={url}') | curl -sS -K -");
+        let mut child = host.hands(&["exec", "net", "--", "sh", "-c", &script]).spawn().expect("exec");
+        for secret in ["second-of-the-rotation", "third-of-the-rotation"] {
+            let before = origin.seen().matches("GET /v1/models").count();
+            let place = host.own().join("token");
+            if secret.starts_with("second") {
+                let beside = host.write("token.new", secret);
+                std::fs::rename(beside, place).expect("rename");
+            } else {
+                std::fs::write(place, secret).expect("write");
+            }
+            host.ok(&["exec", "net", "--", "sh", "-c", "echo > go"]);
+            net(host, &format!("curl -sS {url}"));
+            assert!(origin.seen().contains(secret), "{secret}: {before} requests before");
+        }
+        assert!(child.wait().expect("wait").success());
+        let old = host.write("token", TOKEN);
+        assert!(old.exists());
+    });
+}
+
+#[test]
 fn c_02_the_token_is_nowhere_in_the_sandbox_nor_in_what_hands_writes() {
     check_net(|host, origin| {
         let url = format!("https://{}:{}/v1/models", Origin::NAME, origin.port);
-        net(host, &format!("curl -sS -v {url} > out 2>&1; env > environment"));
-        // The pattern comes through a pipe, so that the search does not find itself.
-        let search = "grep -rlsaF -f /dev/stdin /workspace /home /tmp /dev/shm /etc /run /var /proc/[0-9]*/environ /proc/[0-9]*/cmdline || true";
+        net(host, &format!("curl -sS -v {url} > out 2>&1; env > environment; echo findable > control"));
+        // The patterns come through a pipe, so that the search does not find itself; the second one shows that it works.
+        let search = "cat > /tmp/patterns; grep -rlsaF -f /tmp/patterns --exclude=patterns /workspace /home /tmp /dev/shm \
+                      /etc /run /var /proc/[0-9]*/environ /proc/[0-9]*/cmdline";
         let mut child = host
             .hands(&["exec", "net", "--", "sh", "-c", search])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("exec");
-        std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), TOKEN.as_bytes()).expect("write");
-        assert_eq!(text(&child.wait_with_output().expect("wait").stdout), "", "inside");
+        let patterns = format!("{TOKEN}\nfindable\n");
+        std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), patterns.as_bytes())
+            .expect("write");
+        assert_eq!(text(&child.wait_with_output().expect("wait").stdout), "/workspace/control\n", "inside");
         let mut queue = vec![host.state().to_path_buf(), host.log()];
         while let Some(path) = queue.pop() {
             queue.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
@@ -157,5 +194,58 @@ fn a_large_body_goes_both_ways() {
             "head -c 20000000 /dev/urandom > sent; curl -sS --data-binary @sent {at}/echo -o came; cmp sent came && echo same"
         );
         assert_eq!(net(host, &script).trim(), "same");
+    });
+}
+
+#[test]
+fn h_22_curl_speaks_http2_to_an_origin_that_does_and_its_streams_are_judged() {
+    let curl = std::process::Command::new("curl").arg("--version").output();
+    if !curl.is_ok_and(|output| text(&output.stdout).contains("HTTP2")) {
+        return;
+    }
+    let origin = Origin::start_with(std::process::Command::new(Origin::program()).arg("--http2"));
+    check_at(&origin, |host, origin| {
+        let at = format!("https://{}:{}", Origin::NAME, origin.port);
+        let before = origin.seen().matches(&format!("authorization: Bearer {TOKEN}")).count();
+        let urls = format!("{at}/v1/models {at}/admin {at}/v1/models {at}/stream/100000");
+        let told = net(
+            host,
+            &format!(
+                "curl -sS -Z -w ' %{{http_version}}:%{{http_code}}\\n' {urls} | tail -c 500000 | tr -d x"
+            ),
+        );
+        assert_eq!((told.matches("2:200").count(), told.matches("2:403").count()), (3, 1), "{told}");
+        assert!(told.contains("no_rule_for_path"), "{told}");
+        let seen = origin.seen();
+        assert_eq!(seen.matches(&format!("authorization: Bearer {TOKEN}")).count(), before + 3);
+        assert!(seen.contains("/v1/models HTTP/2.0") && !seen.contains("/admin"), "{seen}");
+        assert!(
+            net(host, &format!("curl -sS --http1.1 -w '%{{http_version}}' {at}/v1/models")).ends_with("1.1")
+        );
+        let upload = format!(
+            "head -c 3000000 /dev/urandom > sent; curl -sS --data-binary @sent {at}/echo -o came; cmp sent came && echo same"
+        );
+        assert_eq!(net(host, &upload).trim(), "same");
+    });
+}
+
+#[test]
+fn o_03_a_changed_audit_log_is_found_by_its_line() {
+    check_net(|host, origin| {
+        net(host, &format!("curl -sS https://{}:{}/v1/models", Origin::NAME, origin.port));
+        assert!(host.ok(&["audit", "verify"]).starts_with("whole: "));
+        let log = host.state().join("audit").join("audit.jsonl");
+        let changed = std::fs::read_to_string(&log).expect("log").replacen("api-read", "api-none", 1);
+        std::fs::write(&log, changed).expect("write");
+        let told = host.output(&["audit", "verify"]);
+        assert_eq!(told.status.code(), Some(1));
+        let told = text(&told.stdout);
+        assert!(
+            told.contains("audit.jsonl:") && told.contains("was changed") && told.contains("NOT whole"),
+            "{told}"
+        );
+        let json = host.output(&["audit", "verify", "-o", "json"]).stdout;
+        let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(json["findings"][0]["fault"], "changed");
     });
 }

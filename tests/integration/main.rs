@@ -3,11 +3,13 @@
 mod api;
 mod demo;
 mod egress;
+mod files;
 mod host;
 mod jail;
 mod layers;
 mod lifecycle;
 mod policy;
 mod run;
+mod tools;
 mod trees;
 mod verbs;

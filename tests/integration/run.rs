@@ -45,6 +45,20 @@ fn run_passes_stdin_through_to_its_last_byte() {
 }
 
 #[test]
+fn a_command_may_open_its_own_streams_again() {
+    check(|host| {
+        let script =
+            "cat /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr; echo two > /proc/self/fd/2";
+        let mut command = host.hands(&["run", "--", "sh", "-c", script]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
+        child.stdin.take().expect("stdin").write_all(b"in\n").expect("write");
+        let output = child.wait_with_output().expect("wait");
+        assert_eq!(text(&output.stdout) + &text(&output.stderr), "in\nout\nerr\ntwo\n");
+    });
+}
+
+#[test]
 fn p_19_a_program_that_is_missing_or_none_has_its_own_code() {
     check(|host| {
         for (program, code) in [("nope", 127), ("/nope/nope", 127), ("/etc/passwd", 126), ("/", 126)] {

@@ -4,7 +4,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::egress::framing::{Expected, FramingError};
 use crate::egress::head::StrictReader;
-use crate::egress::hello::{HelloError, Opening, peek};
+use crate::egress::hello::{HelloError, Offered, Opening, peek};
+use crate::egress::websocket::Gate;
 
 fn judge(head: &str) -> Result<Option<(usize, Expected)>, FramingError> {
     Expected::Head.advance(head.as_bytes(), 0)
@@ -75,7 +76,7 @@ async fn well_formed_requests_pass_unchanged_in_any_segments() {
                 3\r\nabc\r\n0\r\nt: u\r\n\r\nGET /c HTTP/1.1\r\n\r\n";
     for size in [1, 2, 7, text.len()] {
         let (mut client, server) = tokio::io::duplex(1024);
-        let mut reader = StrictReader::new(server, |error| panic!("{error}"));
+        let mut reader = StrictReader::new(server, Gate::default(), |error| panic!("{error}"));
         let mut passed = String::new();
         let write = async {
             for segment in text.as_bytes().chunks(size) {
@@ -93,7 +94,7 @@ async fn well_formed_requests_pass_unchanged_in_any_segments() {
 async fn nothing_behind_a_violation_passes() {
     let (mut client, server) = tokio::io::duplex(1024);
     let mut found = None;
-    let mut reader = StrictReader::new(server, |error| found = Some(error));
+    let mut reader = StrictReader::new(server, Gate::default(), |error| found = Some(error));
     client
         .write_all(b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\nX: y\r\n\r\nGET /c HTTP/1.1\r\n\r\n")
         .await
@@ -136,7 +137,8 @@ async fn peeked(bytes: &[u8], segment: usize) -> Result<Opening, HelloError> {
 
 #[tokio::test]
 async fn h_16_a_hello_in_one_byte_segments_is_read() {
-    let expected = Opening::Tls { server_name: Some("a.example".to_owned()), encrypted: false };
+    let offered = Offered { http1: true, http2: false };
+    let expected = Opening::Tls { server_name: Some("a.example".to_owned()), encrypted: false, offered };
     assert_eq!(peeked(&hello(&[]), 1).await.unwrap(), expected);
     assert_eq!(peeked(b"GET / HTTP/1.1\r\n", 1).await.unwrap(), Opening::Http);
 }

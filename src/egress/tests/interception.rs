@@ -176,12 +176,12 @@ async fn h_07_a_path_that_could_mean_two_things_gets_400() {
 }
 
 #[tokio::test]
-async fn h_09_connect_trace_and_websocket_are_refused() {
+async fn h_09_connect_and_trace_are_refused_and_h_10_h2c_is_dropped() {
     let (_rig, workspace, origin) = setup(ANY).await;
     assert_eq!(workspace.ask(&origin, "CONNECT evil.example:443", "").await.status, 405);
     assert_eq!(workspace.ask(&origin, "TRACE /v1/a", "").await.status, 405);
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
-    assert_eq!(workspace.ask(&origin, "GET /v1/a", upgrade).await.status, 501);
+    assert_eq!(workspace.ask(&origin, "GET /v1/a", upgrade).await.status, 400);
     let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
     assert_eq!(workspace.ask(&origin, "GET /v1/a", h2c).await.status, 200);
     assert_eq!(origin.seen()[0].header("upgrade"), None);

@@ -8,6 +8,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::egress::CertificateAuthority;
 use crate::egress::authority::Leaves;
 use crate::egress::names::{Meaning, NameError, Names, v4, v6};
+use crate::egress::pool::Protocol;
 use crate::policy::Name;
 
 fn name(text: &str) -> Name {
@@ -78,9 +79,9 @@ fn an_authority_is_for_certificates_only_and_for_ten_years() {
 #[test]
 fn h_19_a_leaf_is_made_once() {
     let leaves = Leaves::new(&CertificateAuthority::generate("w1").unwrap()).unwrap();
-    let first = leaves.server_config("a.example").unwrap();
-    assert!(Arc::ptr_eq(&first, &leaves.server_config("a.example").unwrap()));
-    assert!(!Arc::ptr_eq(&first, &leaves.server_config("b.example").unwrap()));
+    let first = leaves.server_config("a.example", Protocol::Http1).unwrap();
+    assert!(Arc::ptr_eq(&first, &leaves.server_config("a.example", Protocol::Http1).unwrap()));
+    assert!(!Arc::ptr_eq(&first, &leaves.server_config("b.example", Protocol::Http1).unwrap()));
     assert_eq!(first.alpn_protocols, [b"http/1.1".to_vec()]);
-    leaves.server_config("::1").unwrap();
+    leaves.server_config("::1", Protocol::Http2).unwrap();
 }

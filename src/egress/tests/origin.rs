@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -18,6 +19,8 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use crate::egress::body::Body;
+use crate::egress::http2::Scope;
 use crate::shutdown::Shutdown;
 
 /// One request as the origin saw it.
@@ -26,6 +29,9 @@ pub(super) struct Seen {
     /// Number of the connection it came on, from 0.
     pub(super) connection: usize,
     pub(super) target: String,
+    /// The `:authority` of a stream.
+    pub(super) authority: Option<String>,
+    pub(super) version: Version,
     pub(super) method: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
@@ -45,8 +51,8 @@ pub(super) struct Origin {
     pub(super) address: SocketAddr,
     /// The certificate of its authority, for `roots`.
     pub(super) root: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    connections: Arc<AtomicUsize>,
+    pub(super) seen: Arc<Mutex<Vec<Seen>>>,
+    pub(super) connections: Arc<AtomicUsize>,
 }
 
 impl Origin {
@@ -81,29 +87,74 @@ fn tls(name: &str) -> (ServerConfig, String) {
     (config, certificate.pem())
 }
 
-/// Serves TLS for `name`, or cleartext if there is none.
+/// What an origin does with a request; the number is that of the connection.
+pub(super) type Service = Arc<
+    dyn Fn(usize, Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync,
+>;
+
+/// Serves HTTP/1.1 within TLS for `name`, or in cleartext if there is none.
 pub(super) async fn start(name: Option<&str>, answer: Answer, shutdown: &Shutdown) -> Origin {
+    speaking(name, &["http/1.1"], answer, shutdown).await
+}
+
+/// The same with other protocols; cleartext is of the first.
+pub(super) async fn speaking(
+    name: Option<&str>,
+    protocols: &[&str],
+    answer: Answer,
+    shutdown: &Shutdown,
+) -> Origin {
+    let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+    let log = seen.clone();
+    let service: Service = Arc::new(move |connection, request| {
+        let (log, answer) = (log.clone(), answer.clone());
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let seen = Seen {
+                connection,
+                target: head.uri.path_and_query().unwrap().to_string(),
+                authority: head.uri.authority().map(ToString::to_string),
+                version: head.version,
+                method: head.method.to_string(),
+                headers: head.headers,
+                body,
+            };
+            log.lock().unwrap().push(seen.clone());
+            answer(&seen).map(|body| body.map_err(|never| match never {}).boxed_unsync())
+        })
+    });
+    let origin = serving(name, protocols, service, shutdown).await;
+    Origin { seen, ..origin }
+}
+
+/// An origin that does what `service` does.
+pub(super) async fn serving(
+    name: Option<&str>,
+    protocols: &[&str],
+    service: Service,
+    shutdown: &Shutdown,
+) -> Origin {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (config, root) = tls(name.unwrap_or("unused.example"));
+    let (mut config, root) = tls(name.unwrap_or("unused.example"));
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     let acceptor = name.map(|_| TlsAcceptor::from(Arc::new(config)));
-    let origin = Origin {
-        address: listener.local_addr().unwrap(),
-        root,
-        seen: Arc::default(),
-        connections: Arc::default(),
-    };
-    let (handle, scope) = (origin.clone(), shutdown.clone());
+    let clear = protocols[0] == "h2";
+    let address = listener.local_addr().unwrap();
+    let origin = Origin { address, root, seen: Arc::default(), connections: Arc::default() };
+    let (connections, scope) = (origin.connections.clone(), shutdown.clone());
     shutdown.spawn_until_cancelled(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let connection = handle.connections.fetch_add(1, Ordering::SeqCst);
-            let (handle, answer, acceptor) = (handle.clone(), answer.clone(), acceptor.clone());
+            let connection = connections.fetch_add(1, Ordering::SeqCst);
+            let (service, acceptor, inner) = (service.clone(), acceptor.clone(), scope.clone());
             scope.spawn_until_cancelled(async move {
                 let Some(acceptor) = acceptor else {
-                    return serve(TokioIo::new(stream), connection, handle, answer).await;
+                    return serve(TokioIo::new(stream), clear, (connection, service), inner).await;
                 };
                 if let Ok(stream) = acceptor.accept(stream).await {
-                    serve(TokioIo::new(stream), connection, handle, answer).await;
+                    let newer = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    serve(TokioIo::new(stream), newer, (connection, service), inner).await;
                 }
             });
         }
@@ -111,25 +162,20 @@ pub(super) async fn start(name: Option<&str>, answer: Answer, shutdown: &Shutdow
     origin
 }
 
-async fn serve<S>(stream: S, connection: usize, origin: Origin, answer: Answer)
+async fn serve<S>(stream: S, newer: bool, (connection, service): (usize, Service), scope: Shutdown)
 where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let service = service_fn(|request: Request<Incoming>| {
-        let (origin, answer) = (origin.clone(), answer.clone());
-        async move {
-            let (head, body) = request.into_parts();
-            let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            let seen = Seen {
-                connection,
-                target: head.uri.to_string(),
-                method: head.method.to_string(),
-                headers: head.headers,
-                body,
-            };
-            origin.seen.lock().unwrap().push(seen.clone());
-            Ok::<_, Infallible>(answer(&seen))
-        }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = service(connection, request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
-    drop(hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await);
+    if newer {
+        let mut builder = hyper::server::conn::http2::Builder::new(Scope(scope));
+        builder.max_concurrent_streams(1000);
+        drop(builder.serve_connection(stream, service).await);
+    } else {
+        let served = hyper::server::conn::http1::Builder::new().serve_connection(stream, service);
+        drop(served.with_upgrades().await);
+    }
 }

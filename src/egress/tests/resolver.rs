@@ -69,6 +69,24 @@ async fn e_06_a_name_that_no_rule_could_allow_gets_nxdomain_with_an_extended_err
 }
 
 #[tokio::test]
+async fn both_kinds_of_address_of_a_denied_name_are_one_denial_per_command() {
+    let (_rig, workspace) = setup_with(None);
+    let attached = workspace.attached.as_ref().unwrap();
+    for _ in 0..2 {
+        let mark = attached.mark();
+        for name in ["one.evil.example", "two.evil.example"] {
+            ask(&workspace, name, RecordType::A, true).await;
+        }
+        for name in ["two.evil.example", "one.evil.example"] {
+            ask(&workspace, name, RecordType::AAAA, true).await;
+        }
+        assert_eq!(attached.denials_since(mark).1, 2);
+        ask(&workspace, "one.evil.example", RecordType::AAAA, true).await;
+        assert_eq!(attached.denials_since(mark).1, 3, "a second look is a second denial");
+    }
+}
+
+#[tokio::test]
 async fn e_11_an_allowed_name_has_one_address_that_is_kept_and_recorded_once() {
     let (rig, workspace) = setup_with(None);
     for name in ["a.wild.example.", "A.Wild.Example."] {

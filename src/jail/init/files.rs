@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -18,13 +18,13 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{linkat, pipe2};
 
 use super::super::plan::AGENT;
-use super::super::wire::{Facts, Failure, FileOrder, FromInit, Listing, Outcome};
+use super::super::wire::{Facts, Failure, FileOrder, FromInit, Listing, Outcome, Target, Version};
 use super::super::{lockdown, root};
 use super::process::{failure, from_io};
-use super::{HELPERS, Init};
+use super::{HELPERS, Init, change, search, walk};
 use crate::sys::process::{Forked, close_all_but, exit_now, fork};
 
-type Answer = Result<(Outcome, Option<OwnedFd>), Failure>;
+pub(super) type Answer = Result<(Outcome, Vec<OwnedFd>), Failure>;
 
 impl Init {
     /// Forks a helper, which answers by itself.
@@ -58,50 +58,77 @@ impl Init {
 
     fn answer_file(&self, id: u64, order: FileOrder, files: Vec<OwnedFd>) -> i32 {
         umask(Mode::from_bits_truncate(0o022));
-        if let FileOrder::List { path } = order {
-            return self.answer_list(id, &path);
-        }
         let answer = match order {
-            FileOrder::Open { path } => open_regular(&path),
-            FileOrder::Create { path, mode, parents } => create(&path, mode, parents),
-            FileOrder::Commit { path } => commit(&path, files),
+            FileOrder::Open { target } => open_regular(&target),
+            FileOrder::Create { target, mode, parents } => create(&target, mode, parents),
+            FileOrder::Commit { name, replacing } => commit(&name, replacing, files),
             FileOrder::Stat { path, follow } => stat(&path, follow),
-            FileOrder::List { .. } => Err(failure("list", Errno::EINVAL)),
+            FileOrder::List { path } => return self.answer_many(id, list(&path)),
+            FileOrder::Glob(search) => return self.answer_many(id, search::glob(&search)),
+            FileOrder::Grep(search) => return self.answer_many(id, search::grep(&search)),
+            FileOrder::Remove { path, recursive } => change::remove(&path, recursive),
+            FileOrder::Move { from, to, replace } => change::rename(&from, &to, replace),
+            FileOrder::MakeDirectory { path, mode, parents } => change::make_directory(&path, mode, parents),
+            FileOrder::SetAttributes { path, mode, modified_ns } => {
+                change::set_attributes(&path, mode, modified_ns)
+            }
         };
-        let (result, file) = match answer {
-            Ok((outcome, file)) => (Ok(outcome), file),
-            Err(failure) => (Err(failure), None),
+        let (result, files) = match answer {
+            Ok((outcome, files)) => (Ok(outcome), files),
+            Err(failure) => (Err(failure), Vec::new()),
         };
-        let file: Vec<_> = file.iter().map(AsFd::as_fd).collect();
-        i32::from(self.link.send(&FromInit::Answer { id, result }, &file).is_err())
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        i32::from(self.link.send(&FromInit::Answer { id, result }, &files).is_err())
     }
 
-    /// The answer goes out first; entries follow in a pipe, so that a directory of any size needs no memory here.
-    fn answer_list(&self, id: u64, path: &[u8]) -> i32 {
-        let opened = open_directory(path).and_then(|found| {
+    /// The answer goes out first; what was found follows in a pipe, so that any amount of it needs no memory here.
+    fn answer_many(&self, id: u64, found: Result<Pieces, Failure>) -> i32 {
+        let opened = found.and_then(|found| {
             let pipe = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failure("make a pipe", errno))?;
             Ok((found, pipe))
         });
         let sent = match &opened {
-            Ok(((_, facts), (read, _))) => {
-                let result = Ok(Outcome::Facts(facts.clone()));
+            Ok((found, (read, _))) => {
+                let result = Ok(Outcome::Facts(found.of.clone()));
                 self.link.send(&FromInit::Answer { id, result }, &[read.as_fd()])
             }
             Err(failure) => self.link.send(&FromInit::Answer { id, result: Err(failure.clone()) }, &[]),
         };
-        let Ok(((directory, _), (read, write))) = opened else { return 0 };
+        let Ok((found, (read, write))) = opened else { return 0 };
         drop(read);
-        let mut out = File::from(write);
-        i32::from(sent.is_err() || tell_entries(directory, &mut out).is_err())
+        let mut out = Told(std::io::BufWriter::new(File::from(write)));
+        let told = (found.tell)(&mut out).and_then(|()| out.tell(&Listing::End)).and_then(|()| out.0.flush());
+        i32::from(sent.is_err() || told.is_err())
     }
 }
 
-fn text(path: &[u8]) -> Result<&Path, Failure> {
+/// Tells all of it into the pipe.
+pub(super) type Teller = Box<dyn FnOnce(&mut Told) -> std::io::Result<()>>;
+
+/// Something of which there may be much: the facts of where it is, and what tells it.
+pub(super) struct Pieces {
+    pub(super) of: Facts,
+    pub(super) tell: Teller,
+}
+
+/// The writing side of the pipe.
+pub(super) struct Told(std::io::BufWriter<File>);
+
+impl Told {
+    pub(super) fn tell(&mut self, piece: &Listing) -> std::io::Result<()> {
+        let bytes = postcard::to_stdvec(piece).map_err(std::io::Error::other)?;
+        let length = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
+        self.0.write_all(&length.to_le_bytes())?;
+        self.0.write_all(&bytes)
+    }
+}
+
+pub(super) fn text(path: &[u8]) -> Result<&Path, Failure> {
     let path = Path::new(OsStr::from_bytes(path));
     if path.is_absolute() { Ok(path) } else { Err(failure("resolve", Errno::EINVAL)) }
 }
 
-fn open(path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+pub(super) fn open(path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
     // openat2(2) refuses with O_PATH what it would ignore.
     let terminal = if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY };
     let how =
@@ -113,71 +140,68 @@ fn open(path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
     Ok(file)
 }
 
-fn open_regular(path: &[u8]) -> Answer {
-    let path = text(path)?;
+fn open_regular(target: &Target) -> Answer {
+    let found = walk::find(target, false)?;
     // Looked at before it is opened: opening a FIFO or a device can wait or have effects.
-    let handle = open(path, OFlag::O_PATH).map_err(|errno| failure("open", errno))?;
+    let handle = found.object.ok_or_else(|| failure("open", Errno::ENOENT))?;
     match kind(&fstat(&handle).map_err(|errno| failure("stat", errno))?) {
         libc::S_IFREG => {}
         libc::S_IFDIR => return Err(failure("open", Errno::EISDIR)),
         _ => return Err(failure("open", Errno::ENODEV)),
     }
-    let file = open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).map_err(|errno| failure("open", errno))?;
-    let found = fstat(&file).map_err(|errno| failure("stat", errno))?;
-    if kind(&found) != libc::S_IFREG {
-        return Err(failure("open", Errno::ENODEV));
-    }
-    Ok((Outcome::Facts(facts(&found, None)), Some(file)))
+    let file = reopen(&handle, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+    let facts = facts(&fstat(&file).map_err(|errno| failure("stat", errno))?, None);
+    Ok((Outcome::Facts(facts), vec![file]))
 }
 
-/// The path that will be replaced: where a link at its end points, if that exists.
-fn resolved(path: &[u8]) -> Result<(PathBuf, PathBuf), Failure> {
-    let path = text(path)?;
-    let real = std::fs::canonicalize(path).unwrap_or_else(|_missing| path.to_path_buf());
-    let parent = real.parent().map(Path::to_path_buf).ok_or_else(|| failure("resolve", Errno::EISDIR))?;
-    Ok((real, parent))
+/// The very object that a handle means, opened: no path is looked at again.
+fn reopen(handle: &OwnedFd, flags: OFlag) -> Result<OwnedFd, Failure> {
+    let own = format!("/proc/self/fd/{}", root::number(handle));
+    nix::fcntl::open(own.as_str(), flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty())
+        .map_err(|errno| failure("open", errno))
 }
 
-fn create(path: &[u8], mode: Option<u32>, parents: bool) -> Answer {
-    let (real, parent) = resolved(path)?;
-    if parents {
-        std::fs::create_dir_all(&parent).map_err(|error| from_io("make parents", &error))?;
+fn create(target: &Target, mode: Option<u32>, parents: bool) -> Answer {
+    let found = walk::find(target, parents)?;
+    let before = found.facts()?;
+    match before.map(|found| kind(&found)) {
+        None | Some(libc::S_IFREG) => {}
+        Some(libc::S_IFDIR) => return Err(failure("create", Errno::EISDIR)),
+        Some(_) => return Err(failure("create", Errno::ENODEV)),
     }
-    let before = fstatat(AT_FDCWD, &real, AtFlags::AT_SYMLINK_NOFOLLOW).ok();
-    if before.is_some_and(|found| kind(&found) == libc::S_IFDIR) {
-        return Err(failure("create", Errno::EISDIR));
-    }
-    let directory =
-        open(&parent, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(|errno| failure("create", errno))?;
     // setuid, setgid and sticky bits mean nothing good in here.
     let mode = mode.or(before.map(|found| found.st_mode)).unwrap_or(0o644) & 0o777;
     let how = OpenHow::new()
         .flags(OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC)
         .mode(Mode::from_bits_truncate(0o600));
-    let file = openat2(&directory, ".", how).map_err(|errno| failure("create", errno))?;
+    let file = openat2(&found.directory, ".", how).map_err(|errno| failure("create", errno))?;
     fchmod(&file, Mode::from_bits_truncate(mode)).map_err(|errno| failure("chmod", errno))?;
-    let found = fstat(&file).map_err(|errno| failure("stat", errno))?;
-    Ok((Outcome::Facts(facts(&found, None)), Some(file)))
+    Ok((Outcome::Name(found.name.as_bytes().to_vec()), vec![file, found.directory]))
 }
 
 /// A nameless file can only get a free name, so it takes two steps; the second one is the atomic one.
-fn commit(path: &[u8], files: Vec<OwnedFd>) -> Answer {
-    let file = files.into_iter().next().ok_or_else(|| failure("commit", Errno::EBADF))?;
-    let (real, parent) = resolved(path)?;
-    let name = real.file_name().ok_or_else(|| failure("commit", Errno::EISDIR))?;
-    let directory =
-        open(&parent, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(|errno| failure("commit", errno))?;
+fn commit(name: &[u8], replacing: Option<Version>, files: Vec<OwnedFd>) -> Answer {
+    let fail = |errno| failure("commit", errno);
+    let Ok([file, directory]) = <[OwnedFd; 2]>::try_from(files) else { return Err(fail(Errno::EBADF)) };
+    // The directory that was checked when the file was made, wherever its path leads now.
+    let (directory, name) = (&directory, OsStr::from_bytes(name));
+    if let Some(expected) = replacing {
+        let now = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if now.ok().map(|now| version(&now)) != Some(expected) {
+            return Err(fail(Errno::ESTALE));
+        }
+    }
     let own = format!("/proc/self/fd/{}", root::number(&file));
     let spare = format!(".hands-{}", crate::id::Id::fresh("write"));
-    linkat(AT_FDCWD, own.as_str(), &directory, spare.as_str(), AtFlags::AT_SYMLINK_FOLLOW)
+    linkat(AT_FDCWD, own.as_str(), directory, spare.as_str(), AtFlags::AT_SYMLINK_FOLLOW)
         .map_err(|errno| failure("commit", errno))?;
-    if let Err(errno) = renameat(&directory, spare.as_str(), &directory, name) {
-        nix::unistd::unlinkat(&directory, spare.as_str(), nix::unistd::UnlinkatFlags::NoRemoveDir)
+    if let Err(errno) = renameat(directory, spare.as_str(), directory, name) {
+        nix::unistd::unlinkat(directory, spare.as_str(), nix::unistd::UnlinkatFlags::NoRemoveDir)
             .map_err(|errno| failure("remove the unnamed file", errno))?;
         return Err(failure("commit", errno));
     }
     let found = fstat(&file).map_err(|errno| failure("stat", errno))?;
-    Ok((Outcome::Facts(facts(&found, None)), None))
+    Ok((Outcome::Facts(facts(&found, None)), Vec::new()))
 }
 
 fn stat(path: &[u8], follow: bool) -> Answer {
@@ -185,20 +209,19 @@ fn stat(path: &[u8], follow: bool) -> Answer {
     let handle = open(text(path)?, flags).map_err(|errno| failure("stat", errno))?;
     let found = fstat(&handle).map_err(|errno| failure("stat", errno))?;
     let target = if kind(&found) == libc::S_IFLNK { readlinkat(&handle, "").ok() } else { None };
-    Ok((Outcome::Facts(facts(&found, target.map(|target| target.as_bytes().to_vec()))), None))
+    Ok((Outcome::Facts(facts(&found, target.map(|target| target.as_bytes().to_vec()))), Vec::new()))
 }
 
-fn open_directory(path: &[u8]) -> Result<(Dir, Facts), Failure> {
+fn list(path: &[u8]) -> Result<Pieces, Failure> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
     let handle = open(text(path)?, flags).map_err(|errno| failure("list", errno))?;
     let found = fstat(&handle).map_err(|errno| failure("stat", errno))?;
     let directory = Dir::from_fd(handle).map_err(|errno| failure("list", errno))?;
-    Ok((directory, facts(&found, None)))
+    Ok(Pieces { of: facts(&found, None), tell: Box::new(|out| tell_entries(directory, out)) })
 }
 
-fn tell_entries(mut directory: Dir, out: &mut File) -> std::io::Result<()> {
+fn tell_entries(mut directory: Dir, out: &mut Told) -> std::io::Result<()> {
     let handle = directory.as_fd().try_clone_to_owned()?;
-    let mut out = std::io::BufWriter::new(out);
     for entry in directory.iter() {
         let entry = entry?;
         let name = entry.file_name();
@@ -209,30 +232,31 @@ fn tell_entries(mut directory: Dir, out: &mut File) -> std::io::Result<()> {
         let Ok(found) = fstatat(&handle, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
         let target = if kind(&found) == libc::S_IFLNK { readlinkat(&handle, name).ok() } else { None };
         let facts = facts(&found, target.map(|target| target.as_bytes().to_vec()));
-        tell(&mut out, &Listing::Entry(name.to_bytes().to_vec(), facts))?;
+        out.tell(&Listing::Entry(name.to_bytes().to_vec(), facts))?;
     }
-    tell(&mut out, &Listing::End)?;
-    out.flush()
+    Ok(())
 }
 
-fn tell(out: &mut impl Write, listing: &Listing) -> std::io::Result<()> {
-    let bytes = postcard::to_stdvec(listing).map_err(std::io::Error::other)?;
-    let length = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
-    out.write_all(&length.to_le_bytes())?;
-    out.write_all(&bytes)
-}
-
-fn kind(stat: &FileStat) -> u32 {
+pub(super) fn kind(stat: &FileStat) -> u32 {
     stat.st_mode & libc::S_IFMT
 }
 
-fn facts(stat: &FileStat, link_target: Option<Vec<u8>>) -> Facts {
+pub(super) fn facts(stat: &FileStat, link_target: Option<Vec<u8>>) -> Facts {
     Facts {
         mode: stat.st_mode,
         size: u64::try_from(stat.st_size).unwrap_or(0),
         uid: stat.st_uid,
         gid: stat.st_gid,
         modified_ns: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec),
+        version: version(stat),
         link_target,
+    }
+}
+
+fn version(stat: &FileStat) -> Version {
+    Version {
+        inode: stat.st_ino,
+        changed_ns: stat.st_ctime.saturating_mul(1_000_000_000).saturating_add(stat.st_ctime_nsec),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
     }
 }

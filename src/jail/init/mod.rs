@@ -3,12 +3,15 @@
 //! One thread, one event loop, no allocation that grows with what commands print. It obeys one socket; when the last
 //! holder of the other end is gone it exits, and the kernel ends everything inside with it.
 
+mod change;
 mod files;
 mod keeper;
 mod process;
+mod search;
 mod spawn;
 mod stdin;
 mod tree;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;

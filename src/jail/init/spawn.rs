@@ -104,45 +104,51 @@ impl Init {
     }
 
     fn wire(&self, order: &StartOrder) -> nix::Result<Wiring> {
-        if let Some((rows, columns)) = order.pty {
-            return self.wire_terminal(rows, columns, order.stdin);
-        }
-        let (stdout, child_out) = pipe2(OFlag::O_CLOEXEC)?;
-        let (stderr, child_err) = pipe2(OFlag::O_CLOEXEC)?;
-        let (child_in, stdin) = if order.stdin {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-            nonblocking(&write)?;
-            (read, Some(write))
-        } else {
-            (open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?, None)
-        };
-        nonblocking(&stdout)?;
-        nonblocking(&stderr)?;
-        let child = [child_in, child_out, child_err];
-        Ok(Wiring { child, stdin, stdout, stderr: Some(stderr), terminal: None })
+        self.as_agent(|| match order.pty {
+            Some((rows, columns)) => wire_terminal(rows, columns, order.stdin),
+            None => wire_pipes(order.stdin),
+        })
     }
 
-    fn wire_terminal(&self, rows: u16, columns: u16, stdin: bool) -> nix::Result<Wiring> {
-        let clone = |fd: &OwnedFd| fd.try_clone().map_err(|_error| Errno::EMFILE);
-        let agent = Uid::from_raw(AGENT);
-        // The terminal belongs to whoever opens it, and it must belong to the command.
-        if !self.context.rootless {
-            let _previous: Uid = setfsuid(agent);
+    /// Pipes and terminals belong to whoever makes them, and a command may open its own again: `/dev/stdout`.
+    fn as_agent<T>(&self, work: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+        if self.context.rootless {
+            return work();
         }
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let master = open("/dev/pts/ptmx", flags, Mode::empty());
-        if !self.context.rootless {
-            let _previous: Uid = setfsuid(Uid::from_raw(0));
-            // A change of the file system uid clears it.
-            prctl::set_pdeathsig(Signal::SIGKILL)?;
-        }
-        let master = master?;
-        let peer = terminal::open_peer(&master).map_err(|_error| Errno::EIO)?;
-        terminal::set_size(&master, rows, columns).map_err(|_error| Errno::EIO)?;
-        let stdin = if stdin { Some(clone(&master)?) } else { None };
-        let child = [clone(&peer)?, clone(&peer)?, peer];
-        Ok(Wiring { child, stdin, stdout: clone(&master)?, stderr: None, terminal: Some(master) })
+        let _previous: Uid = setfsuid(Uid::from_raw(AGENT));
+        let done = work();
+        let _previous: Uid = setfsuid(Uid::from_raw(0));
+        // A change of the file system uid clears it.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        done
     }
+}
+
+fn wire_pipes(stdin: bool) -> nix::Result<Wiring> {
+    let (stdout, child_out) = pipe2(OFlag::O_CLOEXEC)?;
+    let (stderr, child_err) = pipe2(OFlag::O_CLOEXEC)?;
+    let (child_in, stdin) = if stdin {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        nonblocking(&write)?;
+        (read, Some(write))
+    } else {
+        (open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?, None)
+    };
+    nonblocking(&stdout)?;
+    nonblocking(&stderr)?;
+    let child = [child_in, child_out, child_err];
+    Ok(Wiring { child, stdin, stdout, stderr: Some(stderr), terminal: None })
+}
+
+fn wire_terminal(rows: u16, columns: u16, stdin: bool) -> nix::Result<Wiring> {
+    let clone = |fd: &OwnedFd| fd.try_clone().map_err(|_error| Errno::EMFILE);
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let master = open("/dev/pts/ptmx", flags, Mode::empty())?;
+    let peer = terminal::open_peer(&master).map_err(|_error| Errno::EIO)?;
+    terminal::set_size(&master, rows, columns).map_err(|_error| Errno::EIO)?;
+    let stdin = if stdin { Some(clone(&master)?) } else { None };
+    let child = [clone(&peer)?, clone(&peer)?, peer];
+    Ok(Wiring { child, stdin, stdout: clone(&master)?, stderr: None, terminal: Some(master) })
 }
 
 fn nonblocking(pipe: &OwnedFd) -> nix::Result<()> {

@@ -100,10 +100,10 @@ impl Init {
     }
 
     fn await_input(&mut self, id: &Id) {
-        if self.sources.values().any(|source| matches!(source, Source::Input(of) if of == id)) {
-            return;
-        }
-        let token = self.token(Source::Input(id.clone()));
+        // Told once per wait: one that goes on needs its registration switched on again.
+        let known = self.sources.iter().find(|(_, source)| matches!(source, Source::Input(of) if of == id));
+        let known = known.map(|(token, _)| *token);
+        let token = known.unwrap_or_else(|| self.token(Source::Input(id.clone())));
         let Some(stdin) = self.processes.get(id).and_then(|process| process.stdin.as_ref()) else { return };
         let events = EpollEvent::new(EpollFlags::EPOLLOUT | EpollFlags::EPOLLONESHOT, token);
         // A second wait for the same pipe only needs the old registration switched on again.

@@ -78,7 +78,7 @@ fn y_05_ports_default_to_443_and_80_needs_cleartext() {
         ("mirror.example", 80, Some((true, true))),
     ] {
         let found = match connect(&policy, host, port) {
-            Ok(Treatment::Inspect { tls, cleartext }) => Some((tls, cleartext)),
+            Ok(Treatment::Inspect { tls, cleartext, .. }) => Some((tls, cleartext)),
             Ok(other) => panic!("{host}:{port} is {other:?}"),
             Err(denial) => {
                 assert_eq!(denial.reason, Reason::NoRuleForPort);

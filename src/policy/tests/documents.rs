@@ -51,8 +51,11 @@ fn y_03_impossible_rules_are_told_with_place_and_fix() {
     check_rule("{ name: a, hosts: [] }", 25, "'hosts' is empty");
     check_rule("{ name: a, effect: deny, paths: [/x] }", 15, "no hosts");
     check_rule("{ name: a, host: [x.example] }", 9, "host");
-    check_rule("{ name: a, hosts: [x.example], rate: 60/min }", 44, "not supported yet");
-    check_rule("{ name: a, hosts: [x.example], rate: { per: 1 } }", 44, "not supported yet");
+    check_rule("{ name: a, hosts: [x.example], rate: 60/minute }", 44, "60/min");
+    check_rule("{ name: a, hosts: [x.example], rate: 0/min }", 44, "60/min");
+    check_rule("{ name: a, hosts: [x.example], rate: 100001/d }", 44, "60/min");
+    check_rule("{ name: a, hosts: [x.example], rate: 60 }", 44, "60/min");
+    check_rule("{ name: a, effect: deny, hosts: [x.example], rate: 60/min }", 58, "effect: deny");
     check_rule("{ name: a, hosts: [x.example], ports: [0] }", 46, "1 to 65535");
     check_rule("{ name: a, hosts: [x.example], ports: [65536] }", 46, "1 to 65535");
     check_rule("{ name: a, hosts: [x.example], ports: [] }", 45, "'ports' is empty");
@@ -79,6 +82,7 @@ fn y_03_a_key_without_a_value_is_no_absence() {
         "private",
         "protocol",
         "rate",
+        "websocket",
         "effect",
     ] {
         for nothing in ["", " ~", " null"] {
@@ -99,7 +103,7 @@ fn y_03_keys_without_meaning_are_refused_together() {
     let column =
         |rule: &str, key: &str| 8 + rule.find(key).expect("the key") + key.find(' ').expect("a value");
     for protocol in ["tcp", "tls-passthrough"] {
-        for key in ["credential: c", "methods: [GET]", "paths: [/x]", "cleartext: true"] {
+        for key in ["credential: c", "methods: [GET]", "paths: [/x]", "cleartext: true", "websocket: deny"] {
             let rule =
                 format!("{{ name: a, hosts: [x.example], ports: [443], {key}, protocol: {protocol} }}");
             check_rule(&rule, column(&rule, key), &format!("protocol: {protocol}"));

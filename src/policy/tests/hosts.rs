@@ -146,3 +146,36 @@ fn y_04_patterns_match_whole_labels_and_no_look_alikes() {
         }
     }
 }
+
+#[test]
+fn y_04_the_index_finds_what_a_scan_of_all_rules_would() {
+    use rand::seq::IndexedRandom as _;
+    use rand::{Rng as _, SeedableRng as _};
+    let mut random = rand::rngs::StdRng::seed_from_u64(4);
+    let labels = ["a", "b", "c", "x"];
+    for _ in 0..200 {
+        let mut name = |most: usize| {
+            let parts: Vec<&str> =
+                (0..random.random_range(0..most)).map(|_| *labels.choose(&mut random).unwrap()).collect();
+            parts.iter().map(|label| format!("{label}.")).collect::<String>() + "owner.example"
+        };
+        let rules: Vec<String> = (0..20)
+            .map(|number| {
+                let (host, other) = (name(3), name(3));
+                let star = ["", "*.", "**."][number % 3];
+                format!(
+                    "{{ name: r{number}, hosts: [\"{star}{host}\", \"{other}\", \"10.{number}.0.0/16\"] }}"
+                )
+            })
+            .collect();
+        let lines: Vec<&str> = rules.iter().map(String::as_str).collect();
+        let policy = policy(&lines);
+        for host in [name(4), name(4), "10.7.1.1".to_owned()] {
+            let host = Host::parse(&host).expect("a host");
+            let found: Vec<&str> = policy.rules.naming(&host).iter().map(|n| &*n.rule.name).collect();
+            let scanned = policy.rules.rules().iter();
+            let scanned = scanned.filter(|rule| rule.hosts.iter().any(|pattern| pattern.matches(&host)));
+            assert_eq!(found, scanned.map(|rule| &*rule.name).collect::<Vec<_>>(), "{host} {rules:?}");
+        }
+    }
+}

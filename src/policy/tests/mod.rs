@@ -35,7 +35,7 @@ pub(super) fn with_request<T>(method: &str, url: &str, use_it: impl FnOnce(&Requ
     };
     let host = Host::parse(host).expect("a host");
     let path = Path::parse(path).expect("a path");
-    use_it(&Request { scheme, host: &host, port, method, path: &path })
+    use_it(&Request { scheme, host: &host, port, method, path: &path, websocket: false })
 }
 
 pub(super) fn connect(policy: &Policy, host: &str, port: u16) -> Result<Treatment, Denial> {
