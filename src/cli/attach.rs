@@ -1,9 +1,9 @@
 //! Being the terminal of a command: its output, its input, its signals, until it has ended. A connection that breaks
 //! is taken up again where it broke.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
@@ -26,8 +26,6 @@ use crate::shutdown::Shutdown;
 const CHUNK: usize = 64 * 1024;
 /// How long a daemon may take to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Time between two attempts to reach it.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Signals that are passed on, and whom they would have reached without us: what a terminal sends goes to the group.
 const PASSED: &[(i32, SignalScope)] = &[
@@ -119,16 +117,23 @@ impl Attached {
     }
 }
 
-/// A connection to the daemon, or to the one that comes after it.
+/// A connection to the daemon, or to the one that comes after it. The supervisor keeps the socket open between the two,
+/// so a socket that nobody listens to means that both are gone.
 pub(super) async fn reconnect(socket: &Path) -> Result<Client> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match Client::connect(socket).await {
-            Ok(client) => return Ok(client),
-            Err(error) if Instant::now() >= until => bail!("the daemon is gone: {error}: see its log"),
-            Err(_not_yet) => tokio::time::sleep(PAUSE).await,
+    let connected = async {
+        loop {
+            match Client::connect(socket).await {
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                    bail!("the daemon is gone: {error}: start `hands serve` again")
+                }
+                // One that died while it was being connected to has a successor.
+                Err(_died) => tokio::task::yield_now().await,
+                Ok(client) => return Ok(client),
+            }
         }
-    }
+    };
+    let late = "the daemon does not come back: see the log of `hands serve`";
+    tokio::time::timeout(PATIENCE, connected).await.unwrap_or_else(|_late| bail!(late))
 }
 
 fn request(message: Say) -> ProcessServiceAttachRequest {
@@ -200,7 +205,7 @@ async fn write(to: &mut (impl AsyncWriteExt + Unpin), data: &[u8]) -> io::Result
 
 /// Nobody reads our output: the command learns it as it would have without us.
 async fn broken_output(error: &io::Error, say: &mpsc::Sender<ProcessServiceAttachRequest>) -> Result<()> {
-    if error.kind() != io::ErrorKind::BrokenPipe {
+    if error.kind() != ErrorKind::BrokenPipe {
         bail!("output: {error}: the command goes on, attach to it again");
     }
     let signal = AttachSignal { signal: libc::SIGPIPE, scope: SignalScope::Group.into() };
