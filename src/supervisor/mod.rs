@@ -23,12 +23,17 @@ use std::io::Write;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
+
 use crate::config::ServeOptions;
 use crate::sys::process::adopt_descriptor;
 
 /// Jails that are made ahead of time, so that a start need not wait for the kernel; 0.4 MiB each.
 const SPARE: usize = 8;
-/// The same for a supervisor that somebody brought up for one command.
+/// Descriptors that a privileged supervisor and its daemon may have, each (the kernel's own `fs.nr_open`).
+const DESCRIPTORS: u64 = 1 << 20;
+/// Jails made ahead of time by a supervisor that somebody brought up for one command.
 const SPARE_FOR_ONE: usize = 1;
 
 /// Why the supervisor ended before its time: what, which object, what to do.
@@ -62,6 +67,7 @@ pub fn serve(options: &ServeOptions) -> ExitCode {
 
 fn run(options: &ServeOptions, ready: &mut Ready) -> Result<(), Failure> {
     sealed::ensure()?;
+    raise_descriptor_limit();
     let lifeline = options.lifeline.map(adopt_descriptor).transpose();
     let lifeline =
         lifeline.map_err(|error| Failure::new("lifeline", error, "pass the number of an open pipe"))?;
@@ -70,6 +76,19 @@ fn run(options: &ServeOptions, ready: &mut Ready) -> Result<(), Failure> {
     let spare = if lifeline.is_some() { SPARE_FOR_ONE } else { SPARE };
     let jails = jails::Jails::new(&state, spare)?;
     event_loop::Supervisor::new(state, operator, jails, lifeline)?.run(ready)
+}
+
+/// Supervisor and daemon hold a dozen descriptors for each workspace and two for each of its connections; the usual
+/// 1,024 would be a limit of a hundred workspaces that nobody asked for. Commands get a limit of their own.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        let wanted = if geteuid().is_root() { hard.max(DESCRIPTORS) } else { hard };
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
+            .or_else(|_refused| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+    });
+    if let Err(errno) = raised {
+        tracing::warn!(%errno, "the limit of open descriptors stays as it is");
+    }
 }
 
 /// Tells whoever started us, once, how it went.
