@@ -55,12 +55,29 @@ pub struct Config {
 /// A configuration that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not what the table above describes; the text has line, column and key.
-    #[error("{0}")]
-    Syntax(#[from] toml::de::Error),
+    /// Not what the table above describes.
+    #[error("line {line}, column {column}: {message}")]
+    Syntax {
+        /// Counted from 1.
+        line: usize,
+        /// In characters, counted from 1.
+        column: usize,
+        /// What is wrong, with the key.
+        message: String,
+    },
     /// The daemon must not be root.
     #[error("daemon_uid: 0 is root: name a user without privileges")]
     PrivilegedDaemon,
+}
+
+impl ConfigError {
+    /// On one line: whoever started the supervisor reads one.
+    fn syntax(text: &str, error: &toml::de::Error) -> Self {
+        let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+        let (line, column) =
+            (before.matches('\n').count() + 1, before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+        Self::Syntax { line, column, message: error.message().replace('\n', "; ") }
+    }
 }
 
 impl Config {
@@ -69,7 +86,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = toml::from_str(text)?;
+        let mut config: Self = toml::from_str(text).map_err(|error| ConfigError::syntax(text, &error))?;
         if config.daemon_uid == Some(0) {
             return Err(ConfigError::PrivilegedDaemon);
         }

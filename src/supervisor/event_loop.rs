@@ -86,7 +86,9 @@ impl Supervisor {
 
     pub(super) fn run(mut self, ready: &mut Ready) -> Result<(), Failure> {
         let ended = self.serve(ready);
-        self.jails.kill_all();
+        // Nothing is left behind, whatever ended the loop: a cgroup can only go when its last process is gone.
+        self.end_everything();
+        while (self.daemon.is_some() || !self.jails.is_empty()) && self.reap(WaitPidFlag::empty()) {}
         self.jails.close();
         self.state.close();
         ended
@@ -113,7 +115,7 @@ impl Supervisor {
                     }
                 }
             }
-            self.reap();
+            while self.reap(WaitPidFlag::WNOHANG) {}
             if let Stage::Draining(until) = self.stage
                 && (self.daemon.is_none() || until <= Instant::now())
             {
@@ -229,21 +231,22 @@ impl Supervisor {
         }
     }
 
-    fn reap(&mut self) {
-        loop {
-            let pid = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
-            if self.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid) {
-                self.daemon_ended();
-                continue;
-            }
+    /// Buries one child that has ended; false if there is none.
+    fn reap(&mut self, how: WaitPidFlag) -> bool {
+        let pid = match waitpid(None, Some(how)) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
+            Ok(WaitStatus::StillAlive) => return false,
+            Err(errno) => return errno == Errno::EINTR,
+            Ok(_) => return true,
+        };
+        if self.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid) {
+            self.daemon_ended();
+        } else {
             for message in self.jails.reaped(pid) {
                 self.tell(Some(message));
             }
         }
+        true
     }
 
     fn daemon_ended(&mut self) {

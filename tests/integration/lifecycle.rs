@@ -142,6 +142,24 @@ fn cgroups(host: &Host) -> Vec<String> {
 }
 
 #[test]
+fn l_07_a_start_that_fails_leaves_nothing() {
+    check(|host| {
+        let config = host.write("hands.toml", "[egress]\nresolver = 'no address'\n");
+        let told =
+            Serving::start(host, &["--config", config.to_str().expect("text")]).err().expect("refused");
+        assert!(told.contains("hands.toml: line 2, column 12: ") && told.contains("address"), "{told}");
+        // One that only the daemon can find: its database is none.
+        host.ok(&["run", "--", "true"]);
+        fs::write(host.state().join("state.db"), "not a database, but long enough to be looked at")
+            .expect("write");
+        let (code, told) = host.fails(&["run", "--", "true"]);
+        assert!(code == 125 && told.contains("database"), "{told}");
+        assert_eq!(cgroups(host), Vec::<String>::new());
+        assert!(!host.state().join("lock").exists());
+    });
+}
+
+#[test]
 fn a_second_daemon_on_the_same_state_is_refused() {
     check_served(|host| {
         let told = Serving::start(host, &[]).err().expect("refused");
