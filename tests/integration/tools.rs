@@ -342,7 +342,7 @@ fn an_explicit_cancel_ends_the_whole_tree_and_a_dropped_call_goes_on() {
             let mut told = tools.call_tool(request.clone()).await.expect("call").into_inner();
             told.message().await.expect("accepted");
             drop(told);
-            host.script("until test -e begun; do :; done; pgrep -c sleep | grep -q 2");
+            host.script("until test -e begun && test \"$(pgrep -c sleep)\" = 2; do :; done");
             let mut told = tools.call_tool(request).await.expect("again").into_inner();
             told.message().await.expect("accepted");
             let cancel = ToolServiceCancelCallRequest {
