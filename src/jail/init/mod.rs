@@ -5,11 +5,14 @@
 
 mod change;
 mod files;
+mod members;
+mod pack;
 mod process;
 mod search;
 mod spawn;
 mod stdin;
 mod tree;
+mod unpack;
 mod walk;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -34,6 +37,8 @@ use crate::sys::process::exit_now;
 
 /// Most file helpers at once.
 const HELPERS: usize = 64;
+/// Most imports and exports at once; they last as long as their callers take.
+const TRANSFERS: usize = 16;
 
 /// What init needs to know beside its orders.
 #[derive(Debug)]
@@ -62,7 +67,9 @@ struct Init {
     sources: HashMap<u64, Source>,
     next_source: u64,
     processes: BTreeMap<Id, Process>,
-    helpers: Vec<Pid>,
+    /// With the order that each is to answer.
+    helpers: Vec<(Pid, u64)>,
+    transfers: Vec<(Pid, u64)>,
     outbox: VecDeque<FromInit>,
     blocked: bool,
     stop: Option<Instant>,
@@ -93,6 +100,7 @@ impl Init {
             next_source: 0,
             processes: BTreeMap::new(),
             helpers: Vec::new(),
+            transfers: Vec::new(),
             outbox: VecDeque::new(),
             blocked: false,
             stop: None,
@@ -260,11 +268,25 @@ impl Init {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
-            self.helpers.retain(|helper| *helper != pid);
+            self.helper_ended(pid, ended);
             let found = self.processes.values().find(|process| process.pid() == Some(pid));
             if let Some(id) = found.map(|process| process.id().clone()) {
                 self.ended(&id, ended);
             }
+        }
+    }
+
+    /// A helper that was killed may not have answered; whom it has answered does not wait any more.
+    fn helper_ended(&mut self, pid: Pid, outcome: Ended) {
+        let mut order = None;
+        for helpers in [&mut self.helpers, &mut self.transfers] {
+            let ended = helpers.extract_if(.., |(helper, _)| *helper == pid).map(|(_, id)| id);
+            order = order.or(ended.last());
+        }
+        if let Some(order) = order
+            && outcome != Ended::Code(0)
+        {
+            self.answer(order, Err(process::failure("file helper", Errno::ECANCELED)));
         }
     }
 
