@@ -329,3 +329,21 @@ fn f_23_export_then_import_is_the_identity() {
         assert_eq!(why(caller.export("/dev/null")).0, "ENODEV");
     });
 }
+
+#[test]
+fn f_22_a_killed_helper_is_told_and_nobody_waits_for_it() {
+    use futures_util::StreamExt;
+    check_served(|host| {
+        let caller = Caller::new(host);
+        let begin = Import::Start(FileImportStart { workspace: "w".into(), ..start() });
+        let said = FileServiceImportRequest { message: Some(begin) };
+        // The caller says no more, and stays.
+        let messages = tokio_stream::once(said).chain(futures_util::stream::pending());
+        let mut files = caller.client.files();
+        let ended = std::thread::scope(|scope| {
+            scope.spawn(|| host.script("until test -d in; do :; done; kill -9 -1"));
+            caller.runtime.block_on(files.import(messages))
+        });
+        assert_eq!(why(ended).0, "ECANCELED");
+    });
+}
