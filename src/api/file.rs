@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::archive;
 use super::convert::{nanoseconds, page, page_size, stat, version};
 use super::proto as wire;
 use super::proto::file_service_read_response::Message as Read;
@@ -37,6 +38,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl FileService for Service {
+    type ExportStream = ReceiverStream<Result<wire::FileServiceExportResponse, Status>>;
     type GlobStream = search::Told<wire::FileServiceGlobResponse>;
     type GrepStream = search::Told<wire::FileServiceGrepResponse>;
     type ReadStream = ReceiverStream<Result<wire::FileServiceReadResponse, Status>>;
@@ -208,6 +210,22 @@ impl FileService for Service {
         let wire::FileServiceGrepRequest { workspace, path, pattern } = request.into_inner();
         let found = self.workspaces.grep(&workspace, search::within(&path, pattern)).await?;
         Ok(Response::new(search::lines(found, &self.tasks)))
+    }
+
+    async fn import(
+        &self,
+        request: Request<Streaming<wire::FileServiceImportRequest>>,
+    ) -> Result<Response<wire::FileServiceImportResponse>, Status> {
+        archive::import(&self.workspaces, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn export(
+        &self,
+        request: Request<wire::FileServiceExportRequest>,
+    ) -> Result<Response<Self::ExportStream>, Status> {
+        let wire::FileServiceExportRequest { workspace, path } = request.into_inner();
+        let export = self.workspaces.export(&workspace, &path).await?;
+        Ok(Response::new(archive::export(export, &self.tasks)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Who may call: the peer credentials of the Unix socket are compared with the uids that the composition root admits;
 //! everybody else is disconnected before a byte is read.
 
+mod archive;
 pub mod client;
 mod convert;
 mod file;

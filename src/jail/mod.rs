@@ -4,6 +4,7 @@
 //! a cgroup ([`setup`]), and that process turns itself, step by step (`child`), into `init`, PID 1 of the workspace. From
 //! then on the daemon talks to init over a socket pair; the supervisor only waits for its end.
 
+pub mod archive;
 pub mod cgroup;
 mod child;
 pub mod client;

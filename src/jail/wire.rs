@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::{Transfer, Unpack};
 use crate::id::Id;
 use crate::journal::ExitStatus;
 use crate::sys::seccomp::Instruction;
@@ -419,6 +420,10 @@ pub enum FileOrder {
     Glob(Search),
     /// Lines below a directory that match a regular expression. Descriptor of the answer: a pipe of lines.
     Grep(Search),
+    /// Unpack a tar archive. Descriptor: where it can be read. Answer: what came of it.
+    Import(Unpack),
+    /// Pack a file, or what a directory holds. Descriptors of the answer: pipes of the archive and of its report.
+    Export(Target),
     /// Remove a file, a link, or a directory.
     Remove {
         /// Path; a link at its end is removed itself.
@@ -477,6 +482,8 @@ pub enum Listing {
     Line(Vec<u8>, u64, Vec<u8>, bool),
     /// Not everything was looked at.
     Stopped(Stopped),
+    /// What came of an export.
+    Transferred(Box<Transfer>),
     /// All entries were told.
     End,
 }
@@ -562,6 +569,8 @@ pub enum Outcome {
     Facts(Facts),
     /// What a nameless file will be called in its directory.
     Name(Vec<u8>),
+    /// What came of an import.
+    Transferred(Box<Transfer>),
 }
 
 /// An order that was not carried out.

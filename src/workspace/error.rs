@@ -123,6 +123,12 @@ impl WorkspaceError {
         Self::new(Reason::InvalidArgument, "invalid request", object, remedy)
     }
 
+    /// Adds to what is said at the end.
+    pub(super) fn adding(mut self, more: &str) -> Self {
+        self.remedy.push_str(more);
+        self
+    }
+
     /// The answer of init about `object`.
     pub(super) fn from_init(error: AskError, object: impl ToString) -> Self {
         match error {

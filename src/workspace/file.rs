@@ -227,7 +227,7 @@ pub(super) fn odd(path: &[u8]) -> WorkspaceError {
     )
 }
 
-fn from_io(path: &[u8], error: &std::io::Error) -> WorkspaceError {
+pub(super) fn from_io(path: &[u8], error: &std::io::Error) -> WorkspaceError {
     let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
     let reason = if full { Reason::ResourceExhausted } else { Reason::Internal };
     let object = String::from_utf8_lossy(path).into_owned();

@@ -4,6 +4,7 @@
 //! `Running` joins its jail, its way out and its commands. What is read-only, or goes to init alone, does not pass
 //! through the task.
 
+mod archive;
 mod error;
 mod file;
 mod files;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use archive::Export;
 pub use error::{Reason, WorkspaceError};
 pub use file::NewFile;
 pub use process::Output;
@@ -28,6 +30,7 @@ pub use search::{Found, Hit};
 pub use terms::Operator;
 pub use types::*;
 
+pub use crate::jail::archive::{LeftOut, Transfer, Unpack};
 pub use crate::jail::plan::WORKSPACE as WORKDIR;
 pub use crate::jail::wire::{Search, Stopped, Target, Version};
 

@@ -65,7 +65,7 @@ pub(super) async fn begin(
                 Ok(Some(Listing::Entry(path, facts))) => Ok(Hit::Path(path, facts.into())),
                 Ok(Some(Listing::Line(path, number, text, cut))) => Ok(Hit::Line { path, number, text, cut }),
                 Ok(Some(Listing::Stopped(why))) => Ok(Hit::Stopped(why)),
-                Ok(Some(Listing::End)) => Err(odd(&path)),
+                Ok(Some(Listing::End | Listing::Transferred(_))) => Err(odd(&path)),
                 Err(error) => Err(error),
             };
             let broken = hit.is_err();

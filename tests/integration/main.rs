@@ -1,6 +1,7 @@
 //! Everything that is shown from outside: the architecture, the command line, the API, real sandboxes.
 
 mod api;
+mod archives;
 mod demo;
 mod egress;
 mod file_tools;

@@ -21,7 +21,7 @@ use super::super::plan::AGENT;
 use super::super::wire::{Facts, Failure, FileOrder, FromInit, Listing, Outcome, Target, Version};
 use super::super::{lockdown, root};
 use super::process::{failure, from_io};
-use super::{HELPERS, Init, change, search, walk};
+use super::{HELPERS, Init, TRANSFERS, change, search, unpack, walk};
 use crate::sys::process::{Forked, close_all_but, exit_now, fork};
 
 pub(super) type Answer = Result<(Outcome, Vec<OwnedFd>), Failure>;
@@ -29,12 +29,14 @@ pub(super) type Answer = Result<(Outcome, Vec<OwnedFd>), Failure>;
 impl Init {
     /// Forks a helper, which answers by itself.
     pub(super) fn help(&mut self, id: u64, order: FileOrder, files: Vec<OwnedFd>) -> Result<(), Failure> {
-        if self.helpers.len() >= HELPERS {
+        let transfer = matches!(order, FileOrder::Import(_) | FileOrder::Export(_));
+        let (running, most) = if transfer { (&self.transfers, TRANSFERS) } else { (&self.helpers, HELPERS) };
+        if running.len() >= most {
             return Err(failure("start a file helper", Errno::EAGAIN));
         }
         match fork().map_err(|error| from_io("fork", &error))? {
             Forked::Parent(pid) => {
-                self.helpers.push(pid);
+                if transfer { &mut self.transfers } else { &mut self.helpers }.push((pid, id));
                 Ok(())
             }
             Forked::Child => {
@@ -66,6 +68,8 @@ impl Init {
             FileOrder::List { path } => return self.answer_many(id, list(&path)),
             FileOrder::Glob(search) => return self.answer_many(id, search::glob(&search)),
             FileOrder::Grep(search) => return self.answer_many(id, search::grep(&search)),
+            FileOrder::Import(order) => unpack::unpack(&order, files),
+            FileOrder::Export(target) => return self.export(id, &target),
             FileOrder::Remove { path, recursive } => change::remove(&path, recursive),
             FileOrder::Move { from, to, replace } => change::rename(&from, &to, replace),
             FileOrder::MakeDirectory { path, mode, parents } => change::make_directory(&path, mode, parents),
@@ -96,8 +100,8 @@ impl Init {
         };
         let Ok((found, (read, write))) = opened else { return 0 };
         drop(read);
-        let mut out = Told(std::io::BufWriter::new(File::from(write)));
-        let told = (found.tell)(&mut out).and_then(|()| out.tell(&Listing::End)).and_then(|()| out.0.flush());
+        let mut out = Told::new(write);
+        let told = (found.tell)(&mut out).and_then(|()| out.end());
         i32::from(sent.is_err() || told.is_err())
     }
 }
@@ -115,6 +119,15 @@ pub(super) struct Pieces {
 pub(super) struct Told(std::io::BufWriter<File>);
 
 impl Told {
+    pub(super) fn new(pipe: OwnedFd) -> Self {
+        Self(std::io::BufWriter::new(File::from(pipe)))
+    }
+
+    pub(super) fn end(&mut self) -> std::io::Result<()> {
+        self.tell(&Listing::End)?;
+        self.0.flush()
+    }
+
     pub(super) fn tell(&mut self, piece: &Listing) -> std::io::Result<()> {
         let bytes = postcard::to_stdvec(piece).map_err(std::io::Error::other)?;
         let length = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;

@@ -6,11 +6,14 @@
 mod change;
 mod files;
 mod keeper;
+mod members;
+mod pack;
 mod process;
 mod search;
 mod spawn;
 mod stdin;
 mod tree;
+mod unpack;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -37,6 +40,8 @@ use crate::sys::process::exit_now;
 
 /// Most file helpers at once.
 const HELPERS: usize = 64;
+/// Most imports and exports at once; they last as long as their callers take.
+const TRANSFERS: usize = 16;
 
 /// What init needs to know beside its orders.
 #[derive(Debug)]
@@ -69,7 +74,9 @@ struct Init {
     next_source: u64,
     processes: BTreeMap<Id, Process>,
     trees: BTreeMap<Id, Tree>,
-    helpers: Vec<Pid>,
+    /// With the order that each is to answer.
+    helpers: Vec<(Pid, u64)>,
+    transfers: Vec<(Pid, u64)>,
     outbox: VecDeque<FromInit>,
     blocked: bool,
     stop: Option<Instant>,
@@ -101,6 +108,7 @@ impl Init {
             processes: BTreeMap::new(),
             trees: BTreeMap::new(),
             helpers: Vec::new(),
+            transfers: Vec::new(),
             outbox: VecDeque::new(),
             blocked: false,
             stop: None,
@@ -274,7 +282,7 @@ impl Init {
     }
 
     fn reaped(&mut self, pid: Pid, ended: Ended) {
-        self.helpers.retain(|helper| *helper != pid);
+        self.helper_ended(pid, ended);
         let keeper = self.trees.iter().find(|(_, tree)| tree.keeper() == pid);
         if let Some(id) = keeper.map(|(id, _)| id.clone()) {
             return self.keeper_ended(&id, ended);
@@ -317,13 +325,28 @@ impl Init {
         self.trees.remove(id);
         if how != Ended::Code(0) && self.stop.is_none() {
             let keepers = self.trees.values().map(Tree::keeper);
-            let ours: BTreeSet<Pid> = keepers.chain(self.helpers.iter().copied()).collect();
+            let helpers = self.helpers.iter().chain(&self.transfers).map(|(pid, _)| *pid);
+            let ours: BTreeSet<Pid> = keepers.chain(helpers).collect();
             tree::send(&self.context.processes, (Pid::this(), &ours), Signal::SIGKILL);
         }
         // A command whose number is known is our own child now and will be reaped like one.
         let process = self.processes.get(id).filter(|process| process.running());
         if process.is_some_and(|process| process.pid().is_none()) {
             self.ended(id, Ended::Signal(Signal::SIGKILL as i32));
+        }
+    }
+
+    /// A helper that was killed may not have answered; whom it has answered does not wait any more.
+    fn helper_ended(&mut self, pid: Pid, outcome: Ended) {
+        let mut order = None;
+        for helpers in [&mut self.helpers, &mut self.transfers] {
+            let ended = helpers.extract_if(.., |(helper, _)| *helper == pid).map(|(_, id)| id);
+            order = order.or(ended.last());
+        }
+        if let Some(order) = order
+            && outcome != Ended::Code(0)
+        {
+            self.answer(order, Err(process::failure("file helper", Errno::ECANCELED)));
         }
     }
 
