@@ -41,6 +41,7 @@ pub(super) fn workspace(view: nouns::View) -> wire::Workspace {
         nouns::State::Stopped => wire::WorkspaceState::Stopped,
         nouns::State::Starting => wire::WorkspaceState::Starting,
         nouns::State::Running => wire::WorkspaceState::Running,
+        nouns::State::Paused => wire::WorkspaceState::Paused,
         nouns::State::Failed => wire::WorkspaceState::Failed,
     };
     wire::Workspace {

@@ -65,6 +65,22 @@ impl WorkspaceService for Service {
         Ok(Response::new(wire::WorkspaceServiceStopResponse { workspace: Some(workspace(view)) }))
     }
 
+    async fn pause(
+        &self,
+        request: Request<wire::WorkspaceServicePauseRequest>,
+    ) -> Result<Response<wire::WorkspaceServicePauseResponse>, Status> {
+        let view = self.workspaces.pause(&request.into_inner().workspace).await?;
+        Ok(Response::new(wire::WorkspaceServicePauseResponse { workspace: Some(workspace(view)) }))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<wire::WorkspaceServiceResumeRequest>,
+    ) -> Result<Response<wire::WorkspaceServiceResumeResponse>, Status> {
+        let view = self.workspaces.resume(&request.into_inner().workspace).await?;
+        Ok(Response::new(wire::WorkspaceServiceResumeResponse { workspace: Some(workspace(view)) }))
+    }
+
     async fn delete(
         &self,
         request: Request<wire::WorkspaceServiceDeleteRequest>,

@@ -12,8 +12,10 @@ mod kill;
 mod local;
 mod logs;
 mod ls;
+mod pause;
 mod policy;
 mod ps;
+mod resume;
 mod rm;
 mod run;
 mod serve;
@@ -75,6 +77,8 @@ enum Verb {
     Create(create::Create),
     Start(start::Start),
     Stop(stop::Stop),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
     Exec(exec::Exec),
     Ls(ls::Ls),
     Inspect(inspect::Inspect),
@@ -121,6 +125,8 @@ pub fn main(programs: &Programs) -> ExitCode {
         Verb::Create(verb) => (verb.run(shared), 1),
         Verb::Start(verb) => (verb.run(shared), 1),
         Verb::Stop(verb) => (verb.run(shared), 1),
+        Verb::Pause(verb) => (verb.run(shared), 1),
+        Verb::Resume(verb) => (verb.run(shared), 1),
         Verb::Ls(verb) => (verb.run(shared), 1),
         Verb::Inspect(verb) => (verb.run(shared), 1),
         Verb::Ps(verb) => (verb.run(shared), 1),

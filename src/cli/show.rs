@@ -98,6 +98,7 @@ fn state(workspace: &Workspace) -> &'static str {
         WorkspaceState::Stopped => "stopped",
         WorkspaceState::Starting => "starting",
         WorkspaceState::Running => "running",
+        WorkspaceState::Paused => "paused",
         WorkspaceState::Failed => "failed",
     }
 }

@@ -25,7 +25,7 @@ use crate::storage::journals::Journals;
 use crate::storage::state::State;
 use crate::sys::process::adopt_descriptor;
 use crate::tool::Tools;
-use crate::workspace::{Operator, Shared, Workspaces};
+use crate::workspace::{Operator, Shared, Survivor, Workspaces};
 use secrets::Secrets;
 
 /// How long tasks may take to end after the last workspace has stopped.
@@ -102,10 +102,10 @@ async fn take_over(events: &mut Events, workspaces: &Workspaces) -> Result<()> {
     let (mut adoptions, mut ended) = (Vec::new(), Vec::new());
     while let Some(event) = events.recv().await {
         match event {
-            (FromSupervisor::Running { workspace, generation, report }, descriptors) => {
+            (FromSupervisor::Running { workspace, generation, report, paused }, descriptors) => {
                 let channel = Channel::from_descriptors(descriptors).context("descriptors of a workspace")?;
-                adoptions
-                    .push(async move { workspaces.adopt(&workspace, generation, report, channel).await });
+                let survivor = Survivor { generation, report, channel, paused };
+                adoptions.push(async move { workspaces.adopt(&workspace, survivor).await });
             }
             (FromSupervisor::Ended { workspace, generation }, _) => ended.push((workspace, generation)),
             (FromSupervisor::Serve, _) => break,

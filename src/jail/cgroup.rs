@@ -4,13 +4,23 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::freezer::Freezer;
 use super::wire::{Limits, Refusal};
+
+/// How long what was left paused may take to end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What this host lets us limit.
 #[derive(Debug)]
 pub struct Cgroups {
     controllers: BTreeMap<Controller, PathBuf>,
+    /// Where groups can be frozen; with version 1 that is a tree of its own.
+    freezer: Result<PathBuf, String>,
     version: Version,
     missing: String,
 }
@@ -60,7 +70,8 @@ impl Cgroups {
     }
 
     fn none(missing: String) -> Self {
-        Self { controllers: BTreeMap::new(), version: Version::None, missing }
+        let freezer = Err(missing.clone());
+        Self { controllers: BTreeMap::new(), freezer, version: Version::None, missing }
     }
 
     fn prepare(own: &OwnGroups, name: &str) -> Self {
@@ -85,7 +96,13 @@ impl Cgroups {
             }
         }
         let version = if controllers.is_empty() { Version::None } else { Version::V1 };
-        Self { controllers, version, missing: missing.join("; ") }
+        let freezer = own.v1.get("freezer").ok_or_else(|| "no freezer controller".to_owned());
+        let freezer = freezer.and_then(|at| {
+            let base = at.join(name);
+            make(&base).map_err(|error| format!("{}: {error}", base.display()))?;
+            Ok(base)
+        });
+        Self { controllers, freezer, version, missing: missing.join("; ") }
     }
 
     fn v2(base: &Path) -> Self {
@@ -95,7 +112,12 @@ impl Cgroups {
         let missing: Vec<_> =
             without.iter().map(|controller| format!("no {} controller", controller.name())).collect();
         let controllers = with.into_iter().map(|controller| (controller, base.to_path_buf())).collect();
-        Self { controllers, version: Version::V2, missing: missing.join("; ") }
+        Self {
+            controllers,
+            freezer: Ok(base.to_path_buf()),
+            version: Version::V2,
+            missing: missing.join("; "),
+        }
     }
 
     /// Which interface is in use.
@@ -114,6 +136,19 @@ impl Cgroups {
     #[must_use]
     pub fn has(&self, controller: Controller) -> bool {
         self.controllers.contains_key(&controller)
+    }
+
+    /// Whether a workspace can be paused.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_freeze(&self) -> Result<(), &str> {
+        self.freezer.as_ref().map(drop).map_err(String::as_str)
+    }
+
+    /// The directory of all groups in every tree that we use.
+    fn bases(&self) -> impl Iterator<Item = &PathBuf> {
+        self.controllers.values().chain(&self.freezer)
     }
 
     /// Whether these limits can be held here.
@@ -142,7 +177,7 @@ impl Cgroups {
     /// # Errors
     /// The directory and the kernel's answer; half-made groups are removed.
     pub fn create(&self, name: &str) -> Result<Group, Refusal> {
-        let mut group = Group { directories: Vec::new(), counter: None };
+        let mut group = Group { directories: Vec::new(), counter: None, freezer: None };
         for (controller, base) in &self.controllers {
             let directory = base.join(name);
             if group.directories.contains(&directory) {
@@ -156,6 +191,16 @@ impl Cgroups {
                 let file = if self.version == Version::V2 { "memory.events" } else { "memory.oom_control" };
                 group.counter = File::open(directory.join(file)).ok();
             }
+        }
+        if let Ok(base) = &self.freezer {
+            let directory = base.join(name);
+            if !group.directories.contains(&directory) {
+                make(&directory).map_err(|error| {
+                    Refusal::new("make a cgroup", format!("{}: {error}", directory.display()))
+                })?;
+                group.directories.push(directory.clone());
+            }
+            group.freezer = Some(Freezer::of(&directory, self.version));
         }
         Ok(group)
     }
@@ -207,9 +252,14 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes groups that an earlier supervisor of this installation left behind; their processes died with it.
+    /// Removes groups that an earlier supervisor of this installation left behind; their processes died with it, but
+    /// for paused ones, which can't until they are thawed.
     pub fn sweep(&self) {
-        for base in self.controllers.values() {
+        let below = |base: &PathBuf| fs::read_dir(base).into_iter().flatten().flatten();
+        for entry in self.freezer.iter().flat_map(below).filter(|entry| entry.path().is_dir()) {
+            end_frozen(&entry.path(), self.version);
+        }
+        for base in self.bases() {
             for entry in fs::read_dir(base).into_iter().flatten().flatten() {
                 if entry.path().is_dir() {
                     remove(&entry.path());
@@ -221,7 +271,7 @@ impl Cgroups {
     /// Removes the group of all workspaces; only when none runs.
     pub fn remove(&self) {
         self.sweep();
-        for base in self.controllers.values() {
+        for base in self.bases() {
             remove(base);
         }
     }
@@ -232,6 +282,7 @@ impl Cgroups {
 pub struct Group {
     directories: Vec<PathBuf>,
     counter: Option<File>,
+    freezer: Option<Freezer>,
 }
 
 impl Group {
@@ -260,6 +311,12 @@ impl Group {
     pub fn counter(&self) -> Option<&File> {
         self.counter.as_ref()
     }
+
+    /// What pauses it, where the host has that.
+    #[must_use]
+    pub fn freezer(&self) -> Option<&Freezer> {
+        self.freezer.as_ref()
+    }
 }
 
 impl Drop for Group {
@@ -274,6 +331,28 @@ fn make(directory: &Path) -> io::Result<()> {
     match fs::create_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
+    }
+}
+
+/// Ends what an earlier supervisor left paused. Nobody in the group can end, and so give its number to another, before
+/// it is thawed.
+fn end_frozen(directory: &Path, version: Version) {
+    let freezer = Freezer::of(directory, version);
+    let members = || fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    let frozen = freezer.frozen().unwrap_or(false) && !members().is_empty();
+    if frozen {
+        for member in members().lines().filter_map(|line| line.parse().ok()) {
+            if let Err(errno) = kill(Pid::from_raw(member), Signal::SIGKILL) {
+                tracing::warn!(member, %errno, "a paused process stays");
+            }
+        }
+    }
+    if let Err(error) = freezer.thaw() {
+        tracing::debug!(%error, "thaw");
+    }
+    let patience = Instant::now() + PATIENCE;
+    while frozen && !members().is_empty() && Instant::now() < patience {
+        std::thread::yield_now();
     }
 }
 

@@ -172,6 +172,14 @@ impl InitClient {
         Ok((result.map_err(AskError::Failed)?, descriptors))
     }
 
+    /// Says something that needs no answer, which a paused workspace could not give.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn tell(&self, order: Order) -> Result<(), AskError> {
+        Ok(self.connection.send(&ToInit { id: 0, order }, &[]).await?)
+    }
+
     /// A file call; most answers carry a descriptor.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub mod cgroup;
 mod child;
 pub mod client;
 pub mod finding;
+pub mod freezer;
 pub mod image;
 pub mod init;
 pub mod link;

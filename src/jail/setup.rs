@@ -25,6 +25,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 
 use super::cgroup::{Cgroups, Controller, Group};
+use super::freezer::Freezer;
 use super::image::{Image, ImageError};
 use super::link::Link;
 use super::plan::{AGENT, Places, Plan};
@@ -252,6 +253,10 @@ impl Jailer {
             "" => layer("cgroup", Strength::InForce, &format!("{:?}", self.cgroups.version())),
             missing => layer("cgroup", Strength::Missing, missing),
         }
+        match self.cgroups.can_freeze() {
+            Ok(()) => layer("pause", Strength::InForce, "cgroup freezer"),
+            Err(why) => layer("pause", Strength::Missing, &format!("no cgroup freezer: {why}")),
+        }
         let captured = if ipv6 {
             "every TCP port and DNS, IPv4 and IPv6"
         } else {
@@ -303,9 +308,23 @@ impl Jail {
         self.group.directories().to_vec()
     }
 
-    /// Ends PID 1, and through it everything inside.
+    /// Ends PID 1, and through it everything inside. With version 1 what is frozen hears no signal.
     pub fn kill(&self) {
         kill(&self.child);
+        if let Some(freezer) = self.group.freezer()
+            && let Err(error) = freezer.thaw()
+        {
+            tracing::warn!(%error, "thaw");
+        }
+    }
+
+    /// What pauses it.
+    ///
+    /// # Errors
+    /// That this host has nothing of the kind, and what would mend it.
+    pub fn freezer(&self) -> Result<&Freezer, Refusal> {
+        let remedy = "no cgroup freezer here; run as root, or under systemd with Delegate=yes";
+        self.group.freezer().ok_or_else(|| Refusal::new("pause", remedy))
     }
 }
 

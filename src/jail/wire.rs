@@ -28,6 +28,13 @@ pub enum Ask {
         /// Which.
         workspace: Id,
     },
+    /// Freeze everything in a workspace, init too, or let it go on. Answered with [`Done::Frozen`].
+    Freeze {
+        /// Which.
+        workspace: Id,
+        /// False to let it go on.
+        frozen: bool,
+    },
     /// Remove a stopped workspace's own files.
     RemoveFiles {
         /// Which.
@@ -94,6 +101,8 @@ pub enum FromSupervisor {
         generation: u64,
         /// What holds in it.
         report: Report,
+        /// Whether it has been asked to be frozen.
+        paused: bool,
     },
     /// All running workspaces have been told: serve.
     Serve,
@@ -146,6 +155,8 @@ pub enum Document {
 pub enum Done {
     /// The jail is up. Descriptors: its [`Channel`].
     Started(Report),
+    /// Whether everything is frozen now; ask again until it is.
+    Frozen(bool),
     /// Nothing to add.
     Done,
     /// Descriptors: where the secret can be read, and what becomes readable when it changes, if it is watched.
@@ -316,6 +327,8 @@ pub enum Order {
         /// Bytes of both outputs together, from the beginning.
         bytes: u64,
     },
+    /// Time limits of commands stand still from now on, or go on.
+    Hold(bool),
     /// Which commands run.
     List,
     /// End everything: TERM, then KILL after this many milliseconds; then exit.

@@ -18,6 +18,7 @@ use crate::jail::wire::{JailRequest, Limits, Refusal, Report, Setup, Strength};
 const REMEDIES: &[(&str, &str)] = &[
     ("landlock", "boot with landlock in the `lsm=` list, on Linux 6.12 or later for everything"),
     ("uid range", "run `hands serve` as root to give each workspace uids of its own"),
+    ("pause", "run as root, or under systemd with Delegate=yes; `pause` is refused without"),
     ("cgroup", "run as root, or under systemd with Delegate=yes"),
 ];
 

@@ -318,6 +318,7 @@ impl Supervisor {
                 }
                 (Ok(Done::Done), Vec::new())
             }
+            Ask::Freeze { workspace, frozen } => (self.jails.freeze(&workspace, frozen), Vec::new()),
             Ask::RemoveFiles { workspace } => {
                 (self.jails.remove_files(&workspace).map(|()| Done::Done), Vec::new())
             }

@@ -53,7 +53,7 @@ enum Stage {
     /// Being made for the request with this id.
     Starting(u64),
     /// Its listeners, its memory and what holds in it.
-    Running { descriptors: Vec<OwnedFd>, report: Report },
+    Running { descriptors: Vec<OwnedFd>, report: Report, paused: bool },
 }
 
 /// Something to tell the daemon.
@@ -149,6 +149,18 @@ impl Jails {
         true
     }
 
+    /// Freezes a jail or lets it go on; whether everything in it is frozen now.
+    pub(super) fn freeze(&mut self, workspace: &Id, frozen: bool) -> Result<Done, Refusal> {
+        let gone = || Refusal::new("pause", format!("{workspace} does not run"));
+        let held = self.held.get_mut(workspace).ok_or_else(gone)?;
+        let freezer = held.jail.freezer()?;
+        let Stage::Running { paused, .. } = &mut held.stage else { return Err(gone()) };
+        // Said before it is done: a daemon that dies meanwhile has its successor finish it.
+        *paused = frozen;
+        let done = if frozen { freezer.freeze() } else { freezer.thaw().map(|()| false) };
+        done.map(Done::Frozen).map_err(|error| Refusal::new("pause", error))
+    }
+
     pub(super) fn kill_all(&mut self) {
         self.spare = 0;
         self.held.values().for_each(|held| held.jail.kill());
@@ -193,7 +205,7 @@ impl Jails {
             }
             Err(error) => Refusal::new("make the jail", error),
         };
-        held.stage = Stage::Running { descriptors: Vec::new(), report: Report::default() };
+        held.stage = Stage::Running { descriptors: Vec::new(), report: Report::default(), paused: false };
         held.jail.kill();
         refused(refusal)
     }
@@ -202,11 +214,11 @@ impl Jails {
     pub(super) fn running(&self) -> Vec<Message> {
         let mut messages = Vec::new();
         for (workspace, held) in &self.held {
-            let Stage::Running { descriptors, report } = &held.stage else { continue };
+            let Stage::Running { descriptors, report, paused } = &held.stage else { continue };
             let Ok(copies) = channel(&held.jail, descriptors) else { continue };
             let (workspace, generation) = (workspace.clone(), held.jail.request.generation);
-            messages
-                .push((FromSupervisor::Running { workspace, generation, report: report.clone() }, copies));
+            let (report, paused) = (report.clone(), *paused);
+            messages.push((FromSupervisor::Running { workspace, generation, report, paused }, copies));
         }
         messages
     }
@@ -315,7 +327,7 @@ fn ready(
     let mut descriptors = vec![memory];
     descriptors.extend(listeners);
     let copies = channel(&held.jail, &descriptors).map_err(|error| refuse(&error))?;
-    held.stage = Stage::Running { descriptors, report: report.clone() };
+    held.stage = Stage::Running { descriptors, report: report.clone(), paused: false };
     Ok((report, copies))
 }
 

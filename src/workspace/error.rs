@@ -115,6 +115,10 @@ impl WorkspaceError {
         Self::new(Reason::NotRunning, "the workspace is not running", name, "ensure it again to start it")
     }
 
+    pub(super) fn paused(name: impl ToString) -> Self {
+        Self::new(Reason::FailedPrecondition, "the workspace is paused", name, "resume it first")
+    }
+
     pub(super) fn stopping(name: impl ToString) -> Self {
         Self::new(Reason::Unavailable, "Hands is stopping", name, "try again when it serves")
     }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!              start               Ready
-//!   Stopped ----------> Starting ----------> Running
-//!      ^  ^                |  refused           |
-//!      |  `--- Failed <----'                    | stop, or the end of init
-//!      `----------------------------------------'
-//!   delete: from every state; the task ends
+//!   Stopped ----------> Starting ----------> Running <---------> Paused
+//!      ^  ^                |  refused           |  pause, resume    |
+//!      |  `--- Failed <----'                    |                   |
+//!      `----------------------------------------+-------------------'
+//!   delete: from every state; the task ends        stop, or the end of init
 //! ```
 
 use std::sync::Arc;
@@ -28,6 +28,10 @@ use crate::journal::Cause;
 const GRACE: Duration = Duration::from_secs(3);
 /// How long after that init itself may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long everything may take to be frozen: what waits for a disk is only then.
+const FREEZING: Duration = Duration::from_secs(5);
+/// Time between two looks whether it is.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What others ask of a workspace's task.
 #[derive(Debug)]
@@ -36,12 +40,29 @@ pub(super) enum Request {
     Start(Option<Box<Spec>>, oneshot::Sender<Result<(), WorkspaceError>>),
     /// Stop running; commands get TERM first.
     Stop(oneshot::Sender<Result<(), WorkspaceError>>),
+    /// Use no processor.
+    Pause(oneshot::Sender<Result<(), WorkspaceError>>),
+    /// Go on.
+    Resume(oneshot::Sender<Result<(), WorkspaceError>>),
     /// Be gone, with all files.
     Delete(oneshot::Sender<Result<(), WorkspaceError>>),
     /// It has been running under an earlier daemon.
-    Adopt(u64, Report, Channel, oneshot::Sender<Result<(), WorkspaceError>>),
+    Adopt(Box<Survivor>, oneshot::Sender<Result<(), WorkspaceError>>),
     /// The supervisor has reaped the init of this generation.
     Ended(u64),
+}
+
+/// A workspace that has outlived its daemon, as the supervisor tells of it.
+#[derive(Debug)]
+pub struct Survivor {
+    /// Which of its starts.
+    pub generation: u64,
+    /// What holds in it.
+    pub report: Report,
+    /// Its descriptors.
+    pub channel: Channel,
+    /// Whether it was being paused.
+    pub paused: bool,
 }
 
 /// What a workspace is now.
@@ -71,6 +92,7 @@ pub(super) struct Life {
     running: Option<Arc<Running>>,
     /// Why init ends, if we asked for it.
     stopping: bool,
+    paused: bool,
 }
 
 impl Life {
@@ -80,7 +102,7 @@ impl Life {
         published: watch::Sender<Published>,
         requests: mpsc::Receiver<Request>,
     ) -> Self {
-        Self { shared, record, published, requests, running: None, stopping: false }
+        Self { shared, record, published, requests, running: None, stopping: false, paused: false }
     }
 
     pub(super) async fn live(mut self) {
@@ -94,6 +116,14 @@ impl Life {
                     let stopped = self.stop(GRACE).await;
                     answer(reply, stopped);
                 }
+                Request::Pause(reply) => {
+                    let paused = self.pause().await;
+                    answer(reply, paused);
+                }
+                Request::Resume(reply) => {
+                    let resumed = self.resume().await;
+                    answer(reply, resumed);
+                }
                 Request::Delete(reply) => {
                     let deleted = self.delete().await;
                     let gone = deleted.is_ok();
@@ -102,8 +132,8 @@ impl Life {
                         return;
                     }
                 }
-                Request::Adopt(generation, report, channel, reply) => {
-                    let adopted = self.adopt(generation, report, channel).await;
+                Request::Adopt(survivor, reply) => {
+                    let adopted = self.adopt(*survivor).await;
                     answer(reply, adopted);
                 }
                 Request::Ended(generation) => self.ended(generation),
@@ -112,6 +142,9 @@ impl Life {
     }
 
     async fn start(&mut self, spec: Option<Spec>) -> Result<(), WorkspaceError> {
+        if self.paused {
+            return Err(WorkspaceError::paused(&self.record.spec.key));
+        }
         if let Some(spec) = spec {
             self.describe(spec)?;
         }
@@ -193,9 +226,7 @@ impl Life {
 
     async fn adopt(
         &mut self,
-        generation: u64,
-        report: Report,
-        channel: Channel,
+        Survivor { generation, report, channel, paused }: Survivor,
     ) -> Result<(), WorkspaceError> {
         self.record.generation = self.record.generation.max(generation);
         let terms = Terms::resolve(&self.record.spec, &self.shared.operator)?;
@@ -203,10 +234,80 @@ impl Life {
             Running::assemble(&self.shared, &self.record, terms, channel, (report, None))?;
         running.restore();
         self.shared.shutdown.spawn_until_cancelled(Arc::clone(&running).follow(events));
+        self.running = Some(Arc::clone(&running));
+        // Our predecessor may have died half-way.
+        if paused && self.freeze().await.is_ok() {
+            self.set_paused(true);
+            return Ok(());
+        }
         running.reconcile().await;
-        self.running = Some(running);
-        self.publish(State::Running, None);
+        running.hold(false).await?;
+        self.set_paused(false);
         Ok(())
+    }
+
+    /// Time limits stand still first and go on last, so that none is up while nobody can work.
+    async fn pause(&mut self) -> Result<(), WorkspaceError> {
+        let running = self.present()?;
+        if self.paused {
+            return Ok(());
+        }
+        running.hold(true).await?;
+        match self.freeze().await {
+            Ok(()) => self.set_paused(true),
+            Err(error) => {
+                running.hold(false).await?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<(), WorkspaceError> {
+        let running = self.present()?;
+        if !self.paused {
+            return Ok(());
+        }
+        self.thaw().await?;
+        running.hold(false).await?;
+        // A daemon that found it paused could not ask before.
+        running.reconcile().await;
+        self.set_paused(false);
+        Ok(())
+    }
+
+    fn present(&self) -> Result<Arc<Running>, WorkspaceError> {
+        self.running.clone().ok_or_else(|| WorkspaceError::not_running(&self.record.spec.key))
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+        self.publish(if paused { State::Paused } else { State::Running }, None);
+    }
+
+    /// Returns when nothing in it runs any more; thawed again if that takes too long.
+    async fn freeze(&self) -> Result<(), WorkspaceError> {
+        let frozen = tokio::time::timeout(FREEZING, async {
+            while self.ask_freeze(true).await? != Done::Frozen(true) {
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        });
+        if let Ok(frozen) = frozen.await {
+            return frozen;
+        }
+        self.thaw().await?;
+        let remedy = "a command waits for a disk or a device; try again when that has answered";
+        Err(WorkspaceError::new(Reason::Unavailable, "pause", &self.record.spec.key, remedy))
+    }
+
+    async fn thaw(&self) -> Result<(), WorkspaceError> {
+        self.ask_freeze(false).await.map(drop)
+    }
+
+    async fn ask_freeze(&self, frozen: bool) -> Result<Done, WorkspaceError> {
+        let ask = Ask::Freeze { workspace: self.record.id.clone(), frozen };
+        Ok(self.shared.supervisor.ask(ask).await?.0)
     }
 
     /// Ends the commands politely, then init; returns when the kernel has ended everything.
@@ -214,6 +315,9 @@ impl Life {
         let Some(running) = self.running.clone() else { return Ok(()) };
         self.stopping = true;
         if !grace.is_zero() {
+            if self.paused {
+                self.thaw().await?;
+            }
             let order = Order::Stop { grace: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
             let asked = running.init.ask(order, &[]).await;
             if asked.is_ok() && self.await_end(running.generation, grace + PATIENCE).await {
@@ -237,8 +341,10 @@ impl Life {
                     Request::Ended(earlier) => self.ended(earlier),
                     Request::Start(_, reply)
                     | Request::Stop(reply)
+                    | Request::Pause(reply)
+                    | Request::Resume(reply)
                     | Request::Delete(reply)
-                    | Request::Adopt(_, _, _, reply) => {
+                    | Request::Adopt(_, reply) => {
                         let busy = WorkspaceError::new(
                             Reason::Unavailable,
                             "the workspace is stopping",
@@ -256,6 +362,7 @@ impl Life {
 
     fn ended(&mut self, generation: u64) {
         let Some(running) = self.running.take_if(|running| running.generation == generation) else { return };
+        self.paused = false;
         running.ended(if self.stopping { Cause::WorkspaceStopped } else { Cause::Lost });
         self.publish(State::Stopped, None);
     }

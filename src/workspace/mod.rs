@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use archive::Export;
 pub use error::{Reason, WorkspaceError};
 pub use file::NewFile;
+pub use life::Survivor;
 pub use process::Output;
 pub use search::{Found, Hit};
 pub use terms::Operator;
@@ -37,7 +38,7 @@ pub use crate::jail::wire::{Search, Stopped, Target, Version};
 use crate::egress::Egress;
 use crate::id::Id;
 use crate::jail::client::SupervisorClient;
-use crate::jail::wire::{Ask, Channel, Report, Strength};
+use crate::jail::wire::{Ask, Strength};
 use crate::journal::Cause;
 use crate::shutdown::Shutdown;
 use crate::storage::journals::Journals;
@@ -119,12 +120,10 @@ impl Workspaces {
     }
 
     /// A workspace that has been running under an earlier daemon. One that can't be taken over is ended.
-    pub async fn adopt(&self, id: &Id, generation: u64, report: Report, channel: Channel) {
+    pub async fn adopt(&self, id: &Id, survivor: Survivor) {
         let known = self.table().by_id.get(id).cloned();
         let adopted = match known {
-            Some(workspace) => {
-                workspace.ask(|reply| Request::Adopt(generation, report, channel, reply)).await
-            }
+            Some(workspace) => workspace.ask(|reply| Request::Adopt(Box::new(survivor), reply)).await,
             None => Err(WorkspaceError::unknown_workspace(id.as_str())),
         };
         if let Err(error) = adopted {
@@ -217,7 +216,16 @@ impl Workspaces {
         found.ok_or_else(|| WorkspaceError::unknown_workspace(name))
     }
 
+    /// A workspace whose init answers.
     fn running(&self, name: &str) -> Result<Arc<Running>, WorkspaceError> {
+        match self.find(name)?.published.borrow().state {
+            State::Paused => Err(WorkspaceError::paused(name)),
+            _ => self.present(name),
+        }
+    }
+
+    /// The same, or a paused one, whose init answers when it is resumed.
+    fn present(&self, name: &str) -> Result<Arc<Running>, WorkspaceError> {
         let workspace = self.find(name)?;
         let running = workspace.published.borrow().running.clone();
         running.ok_or_else(|| WorkspaceError::not_running(name))
@@ -268,6 +276,27 @@ impl Workspaces {
     pub async fn stop(&self, name: &str) -> Result<View, WorkspaceError> {
         let workspace = self.find(name)?;
         workspace.ask(Request::Stop).await?;
+        Ok(workspace.view())
+    }
+
+    /// Takes the processor from everything in a workspace. Time limits of its commands stand still. Nothing happens if
+    /// it is paused.
+    ///
+    /// # Errors
+    /// [`Reason::NotFound`], [`Reason::NotRunning`]; [`Reason::FailedPrecondition`] if the host has no freezer for us.
+    pub async fn pause(&self, name: &str) -> Result<View, WorkspaceError> {
+        let workspace = self.find(name)?;
+        workspace.ask(Request::Pause).await?;
+        Ok(workspace.view())
+    }
+
+    /// Lets a paused workspace go on. Nothing happens if it runs.
+    ///
+    /// # Errors
+    /// [`Reason::NotFound`], [`Reason::NotRunning`]; what the supervisor says.
+    pub async fn resume(&self, name: &str) -> Result<View, WorkspaceError> {
+        let workspace = self.find(name)?;
+        workspace.ask(Request::Resume).await?;
         Ok(workspace.view())
     }
 
@@ -380,12 +409,14 @@ impl Workspaces {
         self.running(name)?.signal(process_id(process)?, signal, scope).await
     }
 
-    /// Tells a lossless command that its output was taken up to this many bytes, so that it goes on.
+    /// Tells a lossless command that its output was taken up to this many bytes, so that it goes on; a paused one when
+    /// it is resumed.
     ///
     /// # Errors
-    /// [`Reason::NotFound`] if the command has ended.
+    /// [`Reason::NotRunning`] if the workspace has ended.
     pub async fn acknowledge(&self, name: &str, process: &str, bytes: u64) -> Result<(), WorkspaceError> {
-        self.running(name)?.acknowledge(process_id(process)?, bytes).await
+        // Forgotten, the command would wait for ever once it is resumed.
+        self.present(name)?.acknowledge(process_id(process)?, bytes).await
     }
 
     /// Tells a command's terminal its new size.
@@ -393,7 +424,7 @@ impl Workspaces {
     /// # Errors
     /// [`Reason::InvalidArgument`] if it has no terminal.
     pub async fn resize(&self, name: &str, process: &str, size: TerminalSize) -> Result<(), WorkspaceError> {
-        self.running(name)?.resize(process_id(process)?, size).await
+        self.present(name)?.resize(process_id(process)?, size).await
     }
 
     /// Gives bytes to a command's stdin; `offset` is that of the first byte, so that a repetition does no harm.

@@ -162,6 +162,12 @@ impl Running {
         }
     }
 
+    /// Lets the time limits of commands stand still, or go on.
+    pub(super) async fn hold(&self, held: bool) -> Result<(), WorkspaceError> {
+        let answer = self.init.ask(Order::Hold(held), &[]).await;
+        answer.map(drop).map_err(|error| WorkspaceError::from_init(error, &self.workspace))
+    }
+
     /// Follows init's events until it is gone.
     pub(super) async fn follow(self: Arc<Self>, mut events: Events) {
         while let Some(event) = events.recv().await {
@@ -332,7 +338,8 @@ impl Running {
     }
 
     pub(super) async fn acknowledge(&self, process: Id, bytes: u64) -> Result<(), WorkspaceError> {
-        self.order_about(Order::Acknowledge { process: process.clone(), bytes }, &process).await.map(drop)
+        let told = self.init.tell(Order::Acknowledge { process: process.clone(), bytes }).await;
+        told.map_err(|error| WorkspaceError::from_init(error, &process))
     }
 
     pub(super) async fn signal(

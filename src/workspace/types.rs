@@ -73,6 +73,8 @@ pub enum State {
     Starting,
     /// Commands can run.
     Running,
+    /// As it was, with its commands, but nothing gets a processor until it is resumed.
+    Paused,
     /// The last start did not work; the cause is in [`View::failure`].
     Failed,
 }

@@ -10,6 +10,7 @@ mod host;
 mod jail;
 mod layers;
 mod lifecycle;
+mod pause;
 mod policy;
 mod run;
 mod tools;

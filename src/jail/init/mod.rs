@@ -80,6 +80,8 @@ struct Init {
     outbox: VecDeque<FromInit>,
     blocked: bool,
     stop: Option<Instant>,
+    /// Since when time limits stand still.
+    held: Option<Instant>,
 }
 
 /// The event loop. Ends with the process.
@@ -112,6 +114,7 @@ impl Init {
             outbox: VecDeque::new(),
             blocked: false,
             stop: None,
+            held: None,
         };
         let events = EpollEvent::new(EpollFlags::EPOLLIN, init.token(Source::Link));
         init.epoll.add(init.link.socket(), events)?;
@@ -174,7 +177,8 @@ impl Init {
 
     /// Time to the nearest deadline.
     fn timeout(&self) -> EpollTimeout {
-        let nearest = self.trees.values().filter_map(Tree::deadline).chain(self.stop).min();
+        let ticking = self.trees.values().filter(|_| self.held.is_none());
+        let nearest = ticking.filter_map(Tree::deadline).chain(self.stop).min();
         let Some(at) = nearest else { return EpollTimeout::NONE };
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         EpollTimeout::try_from(left.min(Duration::from_secs(3600))).unwrap_or(EpollTimeout::NONE)
@@ -210,6 +214,7 @@ impl Init {
             }
             Order::Resize { process, rows, columns } => self.resize(&process, rows, columns),
             Order::Acknowledge { process, bytes } => self.acknowledge(&process, bytes),
+            Order::Hold(held) => self.hold(held),
             Order::List => Ok(Outcome::Running(self.processes.keys().cloned().collect())),
             Order::Stop { grace } => self.begin_stop(grace),
             Order::File(order) => match self.help(id, order, descriptors) {
@@ -394,10 +399,28 @@ impl Init {
         for process in self.processes.values_mut() {
             process.blame(Cause::WorkspaceStopped);
         }
+        self.release();
         everybody(Signal::SIGTERM);
         everybody(Signal::SIGCONT);
         self.stop = Some(Instant::now() + Duration::from_millis(grace));
         Ok(Outcome::Done)
+    }
+
+    /// While a workspace is paused the clock goes on, its time limits must not. They stand still before everything is
+    /// frozen and go on only by an order after the thaw, so none is up in between, whatever is served first.
+    fn hold(&mut self, held: bool) -> Result<Outcome, Failure> {
+        if held {
+            self.held.get_or_insert_with(Instant::now);
+        } else {
+            self.release();
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn release(&mut self) {
+        let Some(since) = self.held.take() else { return };
+        let passed = since.elapsed();
+        self.trees.values_mut().for_each(|tree| tree.postpone(passed));
     }
 
     fn deadlines(&mut self) {
@@ -405,6 +428,9 @@ impl Init {
         if self.stop.is_some_and(|at| at <= now) {
             everybody(Signal::SIGKILL);
             self.stop = Some(now + Duration::from_millis(50));
+        }
+        if self.held.is_some() {
+            return;
         }
         for (id, tree) in &mut self.trees {
             if tree.enforce(&self.context.processes, now)

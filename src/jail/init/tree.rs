@@ -58,6 +58,13 @@ impl Tree {
         self.limits.term = None;
     }
 
+    /// Everything is due later by this much.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        for at in [&mut self.limits.term, &mut self.limits.kill].into_iter().flatten() {
+            *at += by;
+        }
+    }
+
     /// Does what is due. True if the time of the command is up now.
     pub(super) fn enforce(&mut self, processes: &OwnedFd, now: Instant) -> bool {
         let up = self.limits.term.is_some_and(|at| at <= now);
