@@ -60,8 +60,8 @@ async fn serve(socket: OwnedFd) -> Result<()> {
     let (workspaces, state) = match assemble(&hello, &supervisor, &shutdown) {
         Ok(assembled) => assembled,
         Err(error) => {
-            supervisor.tell(Ask::Unfit { problem: format!("{error:#}") }).await?;
-            return Err(error);
+            // The supervisor tells whoever started it; a second telling would only be in the way.
+            return Ok(supervisor.tell(Ask::Unfit { problem: format!("{error:#}") }).await?);
         }
     };
     take_over(&mut events, &workspaces).await?;

@@ -9,6 +9,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use super::daemon_process::DaemonProcess;
 use super::jails::{Jails, Message};
@@ -88,7 +89,10 @@ impl Supervisor {
         let ended = self.serve(ready);
         // Nothing is left behind, whatever ended the loop: a cgroup can only go when its last process is gone.
         self.end_everything();
-        while (self.daemon.is_some() || !self.jails.is_empty()) && self.reap(WaitPidFlag::empty()) {}
+        while self.daemon.is_some() || !self.jails.is_empty() {
+            let Some(pid) = self.reap(WaitPidFlag::empty()) else { break };
+            self.daemon.take_if(|daemon| daemon.pid == pid);
+        }
         self.jails.close();
         self.state.close();
         ended
@@ -115,7 +119,12 @@ impl Supervisor {
                     }
                 }
             }
-            while self.reap(WaitPidFlag::WNOHANG) {}
+            while let Some(pid) = self.reap(WaitPidFlag::WNOHANG) {
+                if self.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid) {
+                    self.last_words(ready)?;
+                    self.daemon_ended();
+                }
+            }
             if let Stage::Draining(until) = self.stage
                 && (self.daemon.is_none() || until <= Instant::now())
             {
@@ -231,22 +240,32 @@ impl Supervisor {
         }
     }
 
-    /// Buries one child that has ended; false if there is none.
-    fn reap(&mut self, how: WaitPidFlag) -> bool {
-        let pid = match waitpid(None, Some(how)) {
-            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
-            Ok(WaitStatus::StillAlive) => return false,
-            Err(errno) => return errno == Errno::EINTR,
-            Ok(_) => return true,
-        };
-        if self.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid) {
-            self.daemon_ended();
-        } else {
+    /// Buries one child that has ended; none if there is none. What the end of the daemon means is up to the caller.
+    fn reap(&mut self, how: WaitPidFlag) -> Option<Pid> {
+        loop {
+            let pid = match waitpid(None, Some(how)) {
+                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
+                Ok(WaitStatus::StillAlive) => return None,
+                Err(Errno::EINTR) | Ok(_) => continue,
+                Err(_no_child) => return None,
+            };
             for message in self.jails.reaped(pid) {
                 self.tell(Some(message));
             }
+            return Some(pid);
         }
-        true
+    }
+
+    /// What a daemon that has ended said before: why it could not serve may be among it.
+    fn last_words(&mut self, ready: &mut Ready) -> Result<(), Failure> {
+        while let Some(daemon) = &self.daemon
+            && let Ok((said, _)) = daemon.link.try_receive::<ToSupervisor>()
+        {
+            if let Ask::Unfit { problem } = said.ask {
+                self.unfit(&problem, ready)?;
+            }
+        }
+        Ok(())
     }
 
     fn daemon_ended(&mut self) {
