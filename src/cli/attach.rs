@@ -40,10 +40,13 @@ const PASSED: &[(i32, SignalScope)] = &[
 /// Signals on their way to the command, in the order in which they came.
 pub(super) type Signals = mpsc::UnboundedReceiver<i32>;
 
-/// Begins to catch signals; from now on none ends us.
+/// Begins to catch signals; from now on none ends us. What was ignored when we were started stays ignored, as it would
+/// for the command alone: nohup(1), and SIGINT for what a shell starts in the background.
 pub(super) fn catch_signals(tasks: &Shutdown) -> io::Result<Signals> {
+    let ignored = ignored()?;
     let (caught, signals) = mpsc::unbounded_channel();
-    for number in PASSED.iter().map(|(number, _)| *number).chain([libc::SIGWINCH]) {
+    let wanted = PASSED.iter().map(|(number, _)| *number).filter(|number| ignored >> (number - 1) & 1 == 0);
+    for number in wanted.chain([libc::SIGWINCH]) {
         let mut stream = signal(SignalKind::from_raw(number))?;
         let caught = caught.clone();
         tasks.spawn_until_cancelled(async move {
@@ -55,6 +58,13 @@ pub(super) fn catch_signals(tasks: &Shutdown) -> io::Result<Signals> {
         });
     }
     Ok(signals)
+}
+
+/// Signals that are ignored now, one bit for each (proc(5)).
+fn ignored() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    Ok(set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0))
 }
 
 /// One command that we are attached to.

@@ -62,8 +62,28 @@ pub(crate) struct Host {
     state: PathBuf,
 }
 
+/// A shell that starts us in the background has SIGINT ignored, and what we start would inherit that. A signal that is
+/// caught becomes the default one again in a new program.
+fn default_interrupts() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    let ignored = fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or("0");
+        u64::from_str_radix(set.trim(), 16).is_ok_and(|set| set & 0b110 != 0)
+    });
+    ONCE.call_once(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let _entered = runtime.enter();
+        for kind in [tokio::signal::unix::SignalKind::interrupt(), tokio::signal::unix::SignalKind::quit()] {
+            if ignored {
+                drop(tokio::signal::unix::signal(kind).expect("catch"));
+            }
+        }
+    });
+}
+
 impl Host {
     pub(crate) fn new(mode: Mode) -> Self {
+        default_interrupts();
         let scratch = tempfile::Builder::new().prefix("hands-").tempdir().expect("scratch directory");
         fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).expect("mode");
         let program = Path::new(env!("CARGO_BIN_EXE_hands"));

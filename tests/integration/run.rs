@@ -89,6 +89,26 @@ fn signals_reach_the_command() {
 }
 
 #[test]
+fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+    check(|host| {
+        let script = "echo ready; read line; echo $line";
+        let mut command = host.as_user("nohup");
+        command.arg(host.program()).args(["run", "--", "sh", "-c", script]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nohup");
+        assert_eq!(line_of(&mut child), "ready\n");
+        kill(Pid::from_raw(child.id().try_into().expect("pid")), Signal::SIGHUP).expect("kill");
+        child.stdin.take().expect("stdin").write_all(b"still here\n").expect("write");
+        assert_eq!(line_of(&mut child), "still here\n");
+        assert!(child.wait().expect("wait").success());
+    });
+}
+
+#[test]
 fn a_signal_that_the_command_does_not_catch_ends_it_as_it_would_alone() {
     check(|host| {
         let script = "echo ready; exec sleep 1000";
