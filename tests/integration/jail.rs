@@ -289,8 +289,10 @@ fn r_13_a_limit_that_cannot_be_held_is_an_error_and_one_that_can_is_held() {
             "(for i in $(seq 60); do sleep 100 & done; wait); kill -9 -1; exit 1",
         ]);
         assert!(!output.status.success() && text(&output.stderr).to_lowercase().contains("fork"), "r_01");
+        // Another one, since what the loop has left behind is not gone at once.
+        host.ok(&["create", "fresh", "--policy", policy]);
         let output =
-            host.output(&["exec", "small", "--", "sh", "-c", "head -c 2000000 /dev/zero > /tmp/big"]);
+            host.output(&["exec", "fresh", "--", "sh", "-c", "head -c 2000000 /dev/zero > /tmp/big"]);
         assert!(text(&output.stderr).contains("No space left"), "r_05: {}", text(&output.stderr));
     });
 }

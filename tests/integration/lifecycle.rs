@@ -150,6 +150,10 @@ fn l_07_a_start_that_fails_leaves_nothing() {
         assert!(told.contains("hands.toml: line 2, column 12: ") && told.contains("address"), "{told}");
         // One that only the daemon can find: its database is none.
         host.ok(&["run", "--", "true"]);
+        for rest in ["state.db-wal", "state.db-shm"] {
+            // What a daemon that was killed left to be recovered from.
+            drop(fs::remove_file(host.state().join(rest)));
+        }
         fs::write(host.state().join("state.db"), "not a database, but long enough to be looked at")
             .expect("write");
         let (code, told) = host.fails(&["run", "--", "true"]);
