@@ -85,13 +85,15 @@ struct Input {
     pending: Option<Bytes>,
     offset: u64,
     ended: bool,
+    /// Caught but not sent yet.
+    signal: Option<Say>,
 }
 
 impl Attached {
     pub(super) fn new(socket: PathBuf, started: &Process, signals: Signals, tasks: &Shutdown) -> Self {
         let (sender, chunks) = mpsc::channel(1);
         tasks.spawn_until_cancelled(read_input(sender));
-        let input = Input { chunks, pending: None, offset: 0, ended: false };
+        let input = Input { chunks, pending: None, offset: 0, ended: false, signal: None };
         let (workspace, process) = (started.workspace.clone(), started.id.clone());
         Self { socket, workspace, process, next: 0, input, signals }
     }
@@ -122,7 +124,7 @@ impl Attached {
         let (taken, takes) = watch::channel(self.input.offset);
         tokio::select! {
             ended = output(told, &mut self.next, &taken, &say) => ended,
-            never = feed(&mut self.input, &mut self.signals, &say, takes) => match never? {},
+            never = feed(&mut self.input, &mut self.signals, &say, takes) => match never {},
         }
     }
 }
@@ -219,7 +221,7 @@ async fn broken_output(error: &io::Error, say: &mpsc::Sender<ProcessServiceAttac
         bail!("output: {error}: the command goes on, attach to it again");
     }
     let signal = AttachSignal { signal: libc::SIGPIPE, scope: SignalScope::Group.into() };
-    Ok(say.send(request(Say::Signal(signal))).await?)
+    say.send(request(Say::Signal(signal))).await.map_err(|_broken| cut().into())
 }
 
 /// Sends input and signals for ever; what was not taken when the connection broke is sent again.
@@ -228,28 +230,33 @@ async fn feed(
     signals: &mut Signals,
     say: &mpsc::Sender<ProcessServiceAttachRequest>,
     mut taken: watch::Receiver<u64>,
-) -> Result<std::convert::Infallible> {
-    if let Some(data) = &input.pending {
-        let chunk = StdinChunk { offset: input.offset, data: data.clone() };
-        say.send(request(Say::Stdin(chunk))).await?;
+) -> std::convert::Infallible {
+    if let Some(signal) = input.signal.clone() {
+        tell(say, signal).await;
+        input.signal = None;
+    }
+    if let Some(data) = input.pending.clone() {
+        tell(say, Say::Stdin(StdinChunk { offset: input.offset, data })).await;
     } else if input.ended {
-        say.send(request(Say::StdinEnd(input.offset))).await?;
+        tell(say, Say::StdinEnd(input.offset)).await;
     }
     loop {
         tokio::select! {
             Some(number) = signals.recv() => {
-                if let Some(message) = passed(number) {
-                    say.send(request(message)).await?;
+                input.signal = passed(number);
+                if let Some(signal) = input.signal.clone() {
+                    tell(say, signal).await;
+                    input.signal = None;
                 }
             }
             chunk = input.chunks.recv(), if input.pending.is_none() && !input.ended => match chunk {
                 Some(data) => {
                     input.pending = Some(data.clone());
-                    say.send(request(Say::Stdin(StdinChunk { offset: input.offset, data }))).await?;
+                    tell(say, Say::Stdin(StdinChunk { offset: input.offset, data })).await;
                 }
                 None => {
                     input.ended = true;
-                    say.send(request(Say::StdinEnd(input.offset))).await?;
+                    tell(say, Say::StdinEnd(input.offset)).await;
                 }
             },
             Ok(()) = taken.changed() => {
@@ -260,6 +267,13 @@ async fn feed(
                 }
             }
         }
+    }
+}
+
+/// Sends one message. On a connection that broke it waits: whoever reads from it hears why, and decides.
+async fn tell(say: &mpsc::Sender<ProcessServiceAttachRequest>, message: Say) {
+    if say.send(request(message)).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
